@@ -83,10 +83,19 @@ impl Access {
         Filter::parse(&text.split('/').map(level).collect::<Vec<_>>().join("/")).ok()
     }
 
+    /// Whether it is about what mosquitto itself publishes.
+    fn is_of_the_broker(&self) -> bool {
+        self.filter.split('/').next() == Some("$SYS")
+    }
+
     /// Why there is no rule like it.
     fn fault(&self) -> Option<&'static str> {
         if self.is_pattern && self.filter.contains("%c") {
             Some("there is no placeholder for the client id")
+        } else if self.is_of_the_broker() {
+            Some(
+                "nothing is published on $SYS here: `tombolo status` and [metrics] have the gateway's numbers",
+            )
         } else if self.filter.contains(['{', '}']) {
             Some("braces are placeholders here")
         } else if self.filter_of("u").is_none() {
@@ -200,8 +209,9 @@ impl Found {
                     }
                     if let Some(why) = access.fault() {
                         self.skip(ACL, line, text, why);
-                        access.is_lost = access.deny;
-                        if !access.deny {
+                        // What is never published needs no denial.
+                        access.is_lost = access.deny && !access.is_of_the_broker();
+                        if !access.is_lost {
                             continue;
                         }
                     }
@@ -445,6 +455,10 @@ fn restricts(deny: &Access, other: &Access, user: &str) -> bool {
 /// [`CommandError::Failed`]: a file cannot be read or written.
 pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<(), CommandError> {
     let mut found = Found::default();
+    if [&arguments.password_file, &arguments.acl_file, &arguments.conf].into_iter().all(Option::is_none) {
+        let what = "name at least one of --password-file FILE, --acl-file FILE and --conf FILE";
+        return Err(CommandError::Usage(what.to_owned()));
+    }
     let files = [&arguments.password_file, &arguments.acl_file, &arguments.conf];
     let takes: [fn(&mut Found, &str); 3] = [Found::passwords, Found::acl, Found::bridges];
     for (file, take) in files.into_iter().zip(takes) {
@@ -580,6 +594,17 @@ mod tests {
             [(PASSWORDS, 3), (PASSWORDS, 4), (ACL, 1), (ACL, 9), (ACL, 10)].into_iter().chain(conf).collect();
         assert_eq!(places, expected, "{:?}", found.unmapped);
         assert!(found.unmapped.iter().all(|one| !one.text.contains("secret") && !one.text.contains("$7$")));
+    }
+
+    #[test]
+    fn a_line_of_the_brokers_own_topics_is_listed_and_becomes_no_rule() {
+        let mut found = Found::default();
+        found.passwords(&format!("anna:{HASH}\n"));
+        found.acl("user anna\ntopic read $SYS/#\ntopic deny $SYS/broker/load/#\ntopic read #\n");
+        let lines: Vec<usize> = found.unmapped.iter().map(|one| one.line).collect();
+        assert_eq!(lines, [2, 3], "{:?}", found.unmapped);
+        let rules = found.rules();
+        assert!(!rules.contains("$SYS") && rules.contains("topic = \"#\""), "{rules}");
     }
 
     #[test]

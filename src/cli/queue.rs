@@ -16,9 +16,10 @@ use super::error::CommandError;
 use super::output::{align, bytes, plural, span};
 use crate::control::io::client::{ANSWER, SLOW_ANSWER};
 use crate::control::protocol::{Request, Selection};
-use crate::control::snapshot::{ExportPage, Lane, Queue, RejectedPage};
+use crate::control::snapshot::{ExportPage, Lane, Queue, RejectedPage, key_of_the_day};
 use crate::journal::FileReport;
 use crate::message::RecordId;
+use crate::northbound::reason_code::Cause;
 use crate::telemetry::io::hinted;
 
 /// Runs the command.
@@ -232,7 +233,10 @@ pub fn text(queue: &Queue) -> String {
             };
             notes.push(vec![format!("  {}{topic}: {}, {tries}", suspect.record, suspect.reason)]);
         }
-        if let (Some(oldest), true) = (&lane.oldest_record, lane.stopped.is_some() || lane.held > 0) {
+        // Behind a day's bound no record is at fault.
+        let has_fault =
+            lane.stopped.as_ref().is_some_and(|reason| !reason.starts_with(&key_of_the_day(name)));
+        if let (Some(oldest), true) = (&lane.oldest_record, has_fault || lane.held > 0) {
             let text = format!(
                 "the oldest record of lane {name} is {oldest}; `tombolo queue skip {oldest}` moves it to the rejected store"
             );
@@ -283,7 +287,7 @@ fn held(lane: &Lane) -> String {
 fn list(context: &Context) -> Result<(), CommandError> {
     let mut daemon = context.daemon()?;
     let mut after = None;
-    let mut any = false;
+    let (mut skipped, mut refused) = (0, 0);
     let mut unreadable = 0;
     loop {
         let page: RejectedPage =
@@ -314,7 +318,9 @@ fn list(context: &Context) -> Result<(), CommandError> {
                 .collect();
             context.out.table(&rows)?;
         }
-        any |= last.is_some();
+        let own = page.records.iter().filter(|record| record.reason == Cause::Skipped.to_string()).count();
+        skipped += own;
+        refused += page.records.len() - own;
         match last {
             Some(record) if page.more => after = Some(record),
             _ => break,
@@ -322,13 +328,29 @@ fn list(context: &Context) -> Result<(), CommandError> {
     }
     tell_unreadable(unreadable);
     if !context.out.json {
-        context.out.hint(if any {
-            "next: correct the broker's permissions, then `tombolo queue rejected retry --all`, or `drop` them"
-        } else {
-            "nothing was rejected"
-        })?;
+        context.out.hint(after_list(skipped, refused))?;
     }
     Ok(())
+}
+
+/// What is to be done about so many records that the owner set aside, and so many that the
+/// broker refused.
+fn after_list(skipped: usize, refused: usize) -> &'static str {
+    match (skipped, refused) {
+        (0, 0) => "nothing was rejected",
+        (0, _) => {
+            "next: correct at the broker what the last column names (not authorized: its permissions), then `tombolo queue \
+             rejected retry --all`, or `drop` them"
+        }
+        (_, 0) => {
+            "these were set aside by `tombolo queue skip`, not refused; next: `tombolo queue rejected retry --all` has them \
+             published, `drop` deletes them"
+        }
+        (..) => {
+            "next: correct at the broker what the last column names (not authorized: its permissions; what `tombolo queue \
+             skip` set aside was not refused), then `tombolo queue rejected retry --all`, or `drop` them"
+        }
+    }
 }
 
 fn export(context: &Context, file: &Path) -> Result<(), CommandError> {
@@ -458,6 +480,30 @@ mod tests {
              next: tombolo queue verify\n\
              next: tombolo queue rejected list\n"
         );
+    }
+
+    #[test]
+    fn a_day_that_is_used_up_advises_to_skip_nothing_and_a_refusal_does() {
+        let said = |stopped: &str| {
+            let lane = Lane {
+                records: 3,
+                stopped: Some(stopped.to_owned()),
+                oldest_record: Some("0000000000000001-9".into()),
+                ..Lane::default()
+            };
+            text(&Queue { lanes: [("normal".to_owned(), lane)].into(), ..Queue::default() })
+        };
+        let day = said("[lane.normal] daily-bytes = \"64KiB\" is used up: 66000 bytes went on this day");
+        assert!(day.contains("[lane.normal] daily-bytes") && !day.contains("queue skip"), "{day}");
+        assert!(said("the broker refuses every reading").contains("queue skip"));
+    }
+
+    #[test]
+    fn records_that_the_owner_set_aside_need_no_other_permissions() {
+        assert_eq!(Cause::Skipped.to_string(), "set aside by `tombolo queue skip`");
+        assert!(after_list(0, 2).contains("permissions"));
+        assert!(!after_list(2, 0).contains("permissions") && after_list(2, 0).contains("queue skip"));
+        assert!(after_list(1, 1).contains("permissions") && after_list(1, 1).contains("queue skip"));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub fn run(context: &Context, arguments: SendArguments) -> Result<(), CommandErr
     let request = Request::Send {
         device: device.clone(),
         path: path.clone(),
-        method,
+        method: method.clone(),
         payload: STANDARD.encode(&payload),
         content_format,
         wait_s: wait.as_secs().max(1),
@@ -38,6 +38,12 @@ pub fn run(context: &Context, arguments: SendArguments) -> Result<(), CommandErr
         daemon.ask_for(&request, wait.saturating_add(SLOW_ANSWER).max(Duration::from_secs(30)))?;
     if context.out.json {
         context.out.object(&sent)?;
+    }
+    if payload.is_empty() && ["PUT", "POST"].iter().any(|name| method.eq_ignore_ascii_case(name)) {
+        super::note(format_args!(
+            "the {} had no payload; it is written behind the path",
+            method.to_uppercase()
+        ));
     }
     let Some(status) = &sent.status else {
         let state = sent.state.as_deref().unwrap_or("gone");

@@ -13,6 +13,7 @@ use crate::control::snapshot::{
     SerialAsked, SerialPort, SerialUnit, ServedResource, ServedTrouble, Session, SessionPage, Status, Uplink,
 };
 use crate::control::verdict::{self, DOUBTFUL, LATE, OVER_QUOTA, SETTLED_BY};
+use crate::gate::Reason;
 use crate::telemetry::io::hinted;
 use crate::telemetry::text::Escaped;
 
@@ -635,6 +636,8 @@ fn readings(counters: &Value) -> String {
         .flatten()
         .filter_map(|(name, value)| {
             let reason = name.strip_prefix("tombolo_gate_refused_")?.strip_suffix("_readings_total")?;
+            // As `device show` and `usage` call it; the counter's name is older.
+            let reason = if reason == "path" { Reason::Malformed.as_str() } else { reason };
             let count = value.as_u64().filter(|count| *count > 0)?;
             Some(format!("{count} {}", reason.replace('_', " ")))
         })

@@ -368,7 +368,7 @@ fn devices(context: &Context, arguments: DevicesArguments) -> Result<(), Command
     let rows = page.devices.into_iter().map(|of| {
         let percent = of.percent.map(|percent| format!("{percent} %")).unwrap_or_default();
         let reported = of.reported.map(|version| format!("runs {version}"));
-        vec![of.device, of.class, of.state, percent, reported.unwrap_or_default()]
+        vec![of.device, of.class, of.state, percent, reported.unwrap_or_default(), of.why.unwrap_or_default()]
     });
     Ok(context.out.table(&rows.collect::<Vec<_>>())?)
 }

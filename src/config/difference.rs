@@ -10,14 +10,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::scalar::format_size;
 use super::{Loaded, Settings, dotted, reload};
+use crate::credential::revocation::Side;
 use crate::downlink::settings::Settings as Downlink;
 use crate::gate::SharedDevice;
 use crate::gate::settings::Role;
-use crate::message::Name;
+use crate::message::{Lane, Name};
 use crate::northbound::jwt::JwtSettings;
 use crate::northbound::settings::{Protocol, Settings as Upstream, TlsVersion};
 use crate::proto::dtls::server::{Certificates, ServerKey};
+use crate::southbound::mqtt::Settings as Mqtt;
 
 /// One key, and what the running gateway uses for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,10 +85,7 @@ pub fn differences(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKe
         other("device".to_owned(), format!("something else for {more} more devices"), false);
     }
     // Rules are compared as they are written down: they have no equality of their own.
-    let rules = |roles: &[Role]| -> BTreeMap<Name, String> {
-        roles.iter().map(|role| (role.name.clone(), format!("{role:?}"))).collect()
-    };
-    let (old, new) = (rules(&was.gate.roles), rules(&is.gate.roles));
+    let (old, new) = (roles(was), roles(is));
     for (name, rules) in &old {
         if new.get(name) != Some(rules) {
             other(dotted(["role", name.as_str()]), "its earlier rules and limits".to_owned(), false);
@@ -93,6 +93,23 @@ pub fn differences(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKe
     }
     for name in new.keys().filter(|name| !old.contains_key(*name)) {
         other(dotted(["role", name.as_str()]), "no such role".to_owned(), false);
+    }
+    for lane in Lane::ALL {
+        let (old, new) = (was.daily_bytes[lane.index()], is.daily_bytes[lane.index()]);
+        if old != new {
+            let shown = old.map_or_else(|| "none".to_owned(), format_size);
+            other(format!("lane.{lane}.daily-bytes"), shown, false);
+        }
+    }
+    let plain = |settings: &Settings| settings.coap.insecure.as_ref().map(|(_, device)| device.clone());
+    let (old, new) = (plain(was), plain(is));
+    // Without an address the device has no part.
+    if old != new && old.is_some() && new.is_some() {
+        let shown = old.map_or_else(|| "none".to_owned(), |device| device.to_string());
+        other("coap.insecure-device".to_owned(), shown, false);
+    }
+    for (key, old) in fetched(was, is) {
+        other(key, old, false);
     }
     for (key, differs) in [
         ("fleet", was.gate.fleets != is.gate.fleets),
@@ -103,8 +120,11 @@ pub fn differences(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKe
         ),
         ("commands", answers(was) != answers(is)),
         ("observe and poll", was.downlink.served != is.downlink.served),
-        ("mqtt", was.mqtt != is.mqtt),
-        ("coap certificates", of_devices != is.coap.certificates),
+        ("mqtt", without_roles(was) != without_roles(is)),
+        (
+            "coap certificates",
+            of_devices != is.coap.certificates || was.coap.certificate_files != is.coap.certificate_files,
+        ),
         ("coap handshakes", was.coap.policy != is.coap.policy),
         ("serial", was.serial != is.serial),
         ("journal", was.journal != is.journal),
@@ -114,6 +134,41 @@ pub fn differences(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKe
     ] {
         if differs {
             other(key.to_owned(), String::new(), false);
+        }
+    }
+    found
+}
+
+/// What each role says, also that which other parts than the gate go by: the rules of local
+/// messages, and which readings report the version of the firmware.
+fn roles(settings: &Settings) -> BTreeMap<Name, String> {
+    let local: BTreeMap<_, _> = settings.mqtt.local.iter().map(|(role, rules)| (role, rules)).collect();
+    let of = |role: &Role| {
+        let (local, report) = (local.get(&role.name), settings.coap.reports.get(&role.name));
+        format!("{role:?} {local:?} {report:?}")
+    };
+    settings.gate.roles.iter().map(|role| (role.name.clone(), of(role))).collect()
+}
+
+/// `[mqtt]` itself.
+fn without_roles(settings: &Settings) -> Mqtt {
+    Mqtt { local: Vec::new(), ..settings.mqtt.clone() }
+}
+
+/// `crl-url` and `crl-period` of both sides, where they differ, with what is in use.
+fn fetched(was: &Settings, is: &Settings) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for side in [Side::Upstream, Side::Coap] {
+        let of = |settings: &Settings| {
+            let of_side = settings.revocation.iter().find(|of| of.side == side);
+            of_side.map(|of| (of.url.to_string(), format!("{} s", of.period.as_secs())))
+        };
+        let (old, new) = (of(was), of(is));
+        let (url, period) = old.clone().unwrap_or_else(|| ("none".to_owned(), String::new()));
+        if old.as_ref().map(|(url, _)| url) != new.as_ref().map(|(url, _)| url) {
+            found.push((format!("{}.crl-url", side.table()), url));
+        } else if old != new {
+            found.push((format!("{}.crl-period", side.table()), period));
         }
     }
     found
@@ -160,8 +215,10 @@ fn devices(was: &[SharedDevice], is: &[SharedDevice]) -> Vec<(Name, String)> {
 }
 
 /// The keys of `[upstream]` that mean nothing without TLS.
-const OF_TLS: [&str; 7] = [
+const OF_TLS: [&str; 9] = [
     "upstream.ca-file",
+    "upstream.crl-file",
+    "upstream.crl-expired",
     "upstream.pin-sha256",
     "upstream.certificate-file",
     "upstream.key-file",
@@ -203,6 +260,11 @@ fn values(upstream: Option<&Upstream>) -> Vec<(&'static str, String)> {
                     .map_or_else(|| "the system's CAs".to_owned(), |file| file.display().to_string())
             }),
         ),
+        ("upstream.crl-file", tls(&|it| path(it.revocation.file.as_ref()))),
+        (
+            "upstream.crl-expired",
+            tls(&|it| if it.revocation.refuse_expired { "refuse" } else { "accept" }.to_owned()),
+        ),
         (
             "upstream.pin-sha256",
             tls(&|it| {
@@ -228,6 +290,7 @@ fn values(upstream: Option<&Upstream>) -> Vec<(&'static str, String)> {
         ("upstream.jwt.algorithm", jwt(&|it| it.algorithm.name().to_owned())),
         ("upstream.jwt.key-file", jwt(&|it| it.key_file.display().to_string())),
         ("upstream.client-id", of(&|it| it.client_id.clone())),
+        ("upstream.probe-client-id", of(&|it| text(it.probe_client_id.as_ref()))),
         (
             "upstream.protocol",
             of(&|it| {

@@ -132,6 +132,9 @@ pub struct FirmwareDevice {
     pub percent: Option<u8>,
     /// The version that it reported last.
     pub reported: Option<String>,
+    /// Why it is not sent the version that goes out: the one that it must run before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// Commands held for devices, in numbers.
@@ -554,6 +557,24 @@ pub struct Uplink {
     /// Warnings: the broker supports only 3.1.1, QoS 0 or no retained messages, a small Receive
     /// Maximum, a stopped lane.
     pub warnings: Vec<String>,
+}
+
+/// The key that bounds the bytes of a lane's day, by which a reason begins that names it.
+pub fn key_of_the_day(lane: &str) -> String {
+    format!("[lane.{lane}] daily-bytes")
+}
+
+impl Uplink {
+    /// Why readings do not flow, but for lanes that have used up their day.
+    pub fn stalled_by_a_fault(&self) -> impl Iterator<Item = &String> {
+        self.stalled.iter().filter(|reason| !self.is_of_the_day(reason))
+    }
+
+    /// Whether a lane that has used up its day is the reason.
+    pub fn is_of_the_day(&self, reason: &str) -> bool {
+        let begins = |lane: &String| format!("lane {lane}: {}", key_of_the_day(lane));
+        self.daily_bytes.keys().any(|lane| reason.starts_with(&begins(lane)))
+    }
 }
 
 /// The bytes that a lane has published on this day.

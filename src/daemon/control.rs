@@ -724,6 +724,11 @@ impl Desk {
         self.link.set_downlink(&settings.downlink);
         self.link.set_daily_bytes(settings.daily_bytes);
         if changes.upstream || changes.renamed_from.is_some() {
+            let why = match changes.renamed_from.is_some() {
+                true => "the gateway has another id",
+                false => "[upstream], the gateway's topics or the filters of commands have changed",
+            };
+            log::info!("{why}: the connection to the broker is ended in good order and made anew");
             self.link.replace(settings.upstream.clone(), &clear);
             self.gateway_status.forget();
             self.updates.forget();

@@ -42,7 +42,7 @@ use crate::pipeline::{Pipeline, ReadingStore};
 use crate::proto::coap::{Code, Response};
 use crate::southbound::coap::{FirmwareFetch, Intake};
 use crate::telemetry::counters::Snapshot;
-use crate::update::firmware::campaign::{Campaign, Change};
+use crate::update::firmware::campaign::{Campaign, Change, Stage};
 use crate::update::firmware::library::{Answer, Library, MANIFEST_MAX_AGE, Piece, Question, SOON};
 use crate::update::firmware::settings::SensorFirmware;
 use crate::update::io::firmware::{ImageFile, PROGRESS, Shelf, folder_of, no_folder, open};
@@ -509,13 +509,16 @@ impl Firmware {
             let found = inner.library.classes().get(class);
             let progress = found.and_then(|found| found.campaign.devices().get(device.as_str()));
             let progress = progress.cloned().unwrap_or_default();
-            let whole = found.and_then(|found| found.kept.current()).map(|image| image.bytes.max(1));
+            let image = found.and_then(|found| found.kept.current());
+            let why = found.zip(image).and_then(|(found, image)| found.campaign.too_old(device, image));
+            let whole = image.map(|image| image.bytes.max(1));
             let percent = whole.filter(|_| progress.bytes > 0).map(|whole| progress.bytes * 100 / whole);
             FirmwareDevice {
                 device: device.to_string(),
                 class: class.to_string(),
                 state: progress.stage.as_str().to_owned(),
                 percent: percent.map(|percent| percent.min(100) as u8),
+                why: why.filter(|_| progress.stage == Stage::Waiting),
                 reported: progress.reported,
             }
         };

@@ -16,6 +16,7 @@ use super::commands::BrokerAnswer;
 use super::deliveries::Deliveries;
 use super::untaken::{Seen, Untaken};
 use crate::clock::WallClock;
+use crate::config::scalar::format_size;
 use crate::control::api::Reply;
 use crate::control::protocol::{CheckTopic, Code, Failure};
 use crate::control::snapshot;
@@ -711,10 +712,12 @@ impl Link {
         }
         let waits = self.journal.borrow().status().lanes[lane.index()].records > 0;
         if let Some(budget) = self.daily_bytes(lane).filter(|budget| waits && budget.is_used_up()) {
-            let LaneBudget { limit, left, by_clock, .. } = budget;
-            let day = if by_clock { "until midnight UTC" } else { "until 24 h after they began" };
+            let LaneBudget { used, limit, left, by_clock } = budget;
+            let day = if by_clock { "until midnight UTC" } else { "until 24 h after the day began" };
             return Some(format!(
-                "its daily-bytes ({limit}) are used up, and its records are kept {day}; tried again in {} s",
+                "{} = {:?} is used up: {used} bytes went on this day, and its records are kept {day}; tried again in {} s",
+                snapshot::key_of_the_day(lane.as_str()),
+                format_size(limit),
                 left.as_secs() + 1
             ));
         }

@@ -52,7 +52,7 @@ impl OnTrial {
     fn judge_at(&self, now: Instant, now_ms: u64, uplink: &Uplink, proven: bool) -> Judgement {
         let in_force = now.saturating_duration_since(self.since) >= STANDS;
         let stands = uplink.connected && uplink.since_s.is_some_and(|since| since >= STANDS.as_secs());
-        match in_force && stands && proven && uplink.stalled.is_empty() {
+        match in_force && stands && proven && uplink.stalled_by_a_fault().next().is_none() {
             true => Judgement::Stays,
             false if now_ms >= self.ends_ms => Judgement::Goes,
             false => Judgement::Waits,

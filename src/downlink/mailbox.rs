@@ -374,6 +374,10 @@ pub struct CommandView<'a> {
     pub outcome: Option<&'a Outcome>,
 }
 
+/// Why a command is not held, with the way out.
+const FULL: &str = "the mailbox of the device is full: `tombolo mailbox list` shows what waits, `tombolo mailbox drop` makes \
+                    room, and [role.ROLE.mailbox] sets its limits";
+
 impl Mailbox {
     /// One with what the log had. `boot` identifies this boot.
     pub fn new(boot: u32, entries: &[Entry]) -> Mailbox {
@@ -758,7 +762,7 @@ impl Mailbox {
             }
         }
         self.counters.full += 1;
-        Err(Outcome::of(Status::Full, "the mailbox of the device is full"))
+        Err(Outcome::of(Status::Full, FULL))
     }
 
     /// The commands of a device that are not over and keep their places.

@@ -400,8 +400,8 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Refusal::UnknownDevice => "the device is not known",
-            Refusal::Malformed(Malformed::Path(error)) => return error.fmt(f),
-            Refusal::Malformed(Malformed::Query(error)) => return error.fmt(f),
+            Refusal::Malformed(Malformed::Path(error)) => return write!(f, "malformed: {error}"),
+            Refusal::Malformed(Malformed::Query(error)) => return write!(f, "malformed: {error}"),
             Refusal::Reserved => "the path is reserved for the gateway",
             Refusal::OnBehalf(OnBehalfFault::NoChild) => "no device behind it has this id",
             Refusal::OnBehalf(OnBehalfFault::NoRule) => {

@@ -53,6 +53,15 @@ fn adding_prints_the_line_that_proves_it_works() {
     let said = place.run("device add door-8 --role sensor --psk text:x --psk-identity the-door").fine();
     assert!(said.contains("-u the-door -k x -e 21.5 'coaps://[2001:db8::7]/t/temperature'"), "{said}");
 
+    let role = "[role.pump]\nfirmware = \"pump\"\nfirmware-version-path = \"a/version\"\n[role.pump.uplink.v]\n\
+                path = \"a/version\"\n";
+    place.write("conf.d/60-pump.toml", role);
+    let said = place.run("device add pump-1 --role pump --psk text:x").fine();
+    assert!(said.contains("-e 1.0.0 ") && said.contains("/a/version"), "no reading is a version: {said}");
+    place.write("conf.d/60-pump.toml", &format!("{role}[role.pump.uplink.w]\npath = \"w\"\n"));
+    let said = place.run("device add pump-2 --role pump --psk text:x").fine();
+    assert!(said.contains("-e 21.5 ") && said.contains("/w"), "{said}");
+
     let said = place.run("device add mute-1 --role mute --psk text:x").fine();
     assert!(said.contains("# no rule of its role allows a path yet"), "{said}");
 
@@ -274,6 +283,18 @@ fn a_device_with_a_token_key_alone_can_prove_who_it_is_and_keys_are_made_into_a_
     place.run("device import cam.csv").fine();
     let said = place.run("check --offline").out;
     assert!(!said.contains("nothing says how these prove who they are"), "{said}");
+
+    // Taken away, it has none.
+    let key = place.run("--json device key list cam-1").json()["key"].as_str().unwrap().to_owned();
+    place.write("ed.pem", "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n");
+    place.run("device key add cam-1 ed.pem").fine();
+    let first = place.run(&format!("device key remove cam-1 {key}"));
+    assert!(!first.err.contains("no credential"), "it has another: {}", first.err);
+    first.fine();
+    let other = place.run("--json device key list cam-1").json()["key"].as_str().unwrap().to_owned();
+    let last = place.run(&format!("device key remove cam-1 {other}"));
+    assert!(last.err.contains("cam-1 has no credential any more, and cannot connect"), "{}", last.err);
+    last.fine();
 }
 
 #[test]
@@ -325,6 +346,7 @@ fn a_client_that_may_only_subscribe_is_told_how_to_and_one_on_loopback_where_fro
             "none" => "-q 1 -t t/temperature -m 21.5   # no rule of its role allows anything yet",
             _ => "-q 1 -t t/temperature -m 21.5",
         };
+        assert_eq!(said.contains("shows its readings as they come"), id == "sensor", "{id}: {said}");
         let printed = said.lines().find(|text| text.trim().starts_with(line));
         assert!(printed.is_some_and(|text| text.ends_with(end)), "{id}: {said}");
         assert!(said.contains("try it, on this machine (Debian package mosquitto-clients)"), "{said}");
@@ -419,6 +441,7 @@ fn what_is_made_of_a_mosquitto_can_be_read_by_the_service_and_all_that_is_left_o
     use std::os::unix::fs::PermissionsExt as _;
     let place = Place::new();
     place.write("acl", "topic read x\nuser anna\ntopic write a/#\ntopic read b\nuser bert\ntopic c\n");
+    place.run("import mosquitto").failed(2, &["at least one of --password-file", "--acl-file", "--conf"]);
     place.run("import mosquitto --acl-file acl --output none").failed(1, &["none/30-", "make that folder"]);
     let ran = place.run("import mosquitto --acl-file acl");
     assert!(ran.err.contains("name the password file of mosquitto with --password-file"), "{}", ran.err);

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "test")]
 
 mod certificate;
+mod difference;
 mod downlink;
 mod environment;
 mod fault;

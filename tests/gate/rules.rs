@@ -242,6 +242,9 @@ fn a_request_that_is_no_reading_counts_as_a_refusal_of_its_device() {
     assert_eq!((view.refused.of(Reason::Malformed), view.refused.total()), (1, 1));
     let last = view.last_refusal.unwrap();
     assert_eq!(last.path(), ("t/#", true));
-    assert_eq!(last.refusal.to_string(), "a path segment has '/', '+', '#' or a control character");
+    assert_eq!(
+        last.refusal.to_string(),
+        "malformed: a path segment has '/', '+', '#' or a control character"
+    );
     assert_eq!(view.last_seen, Some(now), "it has spoken");
 }

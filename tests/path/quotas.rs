@@ -91,9 +91,12 @@ fn a_lane_that_has_used_its_day_keeps_its_readings_over_a_restart_and_alarms_go_
     let used_up = |site: &Site| site.daemon.status()["upstream"]["daily_bytes"]["normal"]["used_up"] == true;
     assert!(used_up(&site) && !arrived(&site, "t/4"));
     let (_, checked) = site.daemon.command(&["check"]);
-    assert!(checked.contains("daily-bytes"), "{checked}");
+    let warned =
+        |line: &str| line.starts_with("warn") && line.contains("[lane.normal] daily-bytes = \"64KiB\"");
+    assert!(checked.lines().any(warned), "{checked}");
+    assert!(!checked.contains("readings do not flow") && !checked.contains("suspected"), "{checked}");
     let (_, queue) = site.daemon.command(&["queue"]);
-    assert!(queue.contains("daily-bytes"), "{queue}");
+    assert!(queue.contains("[lane.normal] daily-bytes") && !queue.contains("skip"), "{queue}");
 
     site.daemon.stop();
     site.daemon.resume();

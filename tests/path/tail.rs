@@ -136,8 +136,8 @@ fn a_request_whose_path_is_no_path_is_shown_as_a_refusal_with_the_reason() {
     assert_eq!(
         shown,
         [
-            row("4.00", "t/#", "a path segment has '/', '+', '#' or a control character"),
-            row("4.00", long.as_str(), "the path has more than 16 segments"),
+            row("4.00", "t/#", "malformed: a path segment has '/', '+', '#' or a control character"),
+            row("4.00", long.as_str(), "malformed: the path has more than 16 segments"),
             row("4.04", "rd/x", "the path is reserved for the gateway"),
         ]
     );

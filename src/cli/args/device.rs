@@ -212,7 +212,7 @@ pub enum ImportCommand {
 #[derive(Debug, Args)]
 pub struct ImportMosquittoArguments {
     /// Its password_file; this, --acl-file or --conf is needed
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["acl_file", "conf"])]
+    #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
     /// Its acl_file
     #[arg(long, value_name = "FILE")]

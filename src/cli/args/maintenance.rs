@@ -39,7 +39,7 @@ pub enum Names {
 /// `tombolo config …`
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Print each value in force, and the file and line it comes from
+    /// Print each value by the files as they are now, and the file and line it comes from
     Show(ShowArguments),
     /// Put a file in place, reload, and go back if the gateway refuses it; with --confirm also if
     /// it loses its broker

@@ -205,7 +205,13 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
         let advice = "see the broker's log, and check again in a minute";
         findings.push(Finding::warn("upstream", message).advice(advice));
     }
-    findings.extend(uplink.stalled.iter().filter(|_| uplink.capped_by.is_none()).map(|reason| {
+    // A bound that the owner has set, and no fault.
+    findings.extend(uplink.stalled.iter().filter(|reason| uplink.is_of_the_day(reason)).map(|reason| {
+        Finding::warn("upstream", reason.clone()).advice(
+            "nothing is lost until the lane is full (`tombolo queue`); a greater one is taken up by a reload",
+        )
+    }));
+    findings.extend(uplink.stalled_by_a_fault().filter(|_| uplink.capped_by.is_none()).map(|reason| {
         Finding::fail("upstream", format!("readings do not flow: {reason}"))
             .advice("`tombolo queue` shows what waits and what is suspected; they are kept meanwhile")
     }));
@@ -225,7 +231,7 @@ fn may_yet_answer(uplink: &Uplink) -> bool {
         && uplink.oldest_unanswered_s.is_some_and(|waited| waited < limit)
         && uplink.unanswered_connections == 0
         && uplink.nothing_taken_s.is_none()
-        && uplink.stalled.is_empty()
+        && uplink.stalled_by_a_fault().next().is_none()
 }
 
 /// What is known before the check goes to the broker itself.

@@ -1,5 +1,5 @@
-//! `tombolo config show`: each value in force, and where it comes from. Secrets are never shown:
-//! none is in a configuration, only the paths of their files.
+//! `tombolo config show`: each value by the files, and where it comes from. Secrets are never
+//! shown: none is in a configuration, only the paths of their files.
 
 use serde_json::{Map, Value, json};
 

@@ -152,17 +152,20 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
             device.id
         ))?;
     }
-    match told? {
-        Told::Reloaded => {
-            context
-                .out
-                .line(format_args!("next: {} shows its readings as they come", context.hint("tail")))?;
+    let role = loaded.settings.gate.roles.iter().find(|role| role.name == device.role);
+    // One that only receives has no readings.
+    let has_readings = role.is_some_and(|role| role.uplink.iter().any(|rule| !rule.deny));
+    let shows = match has_readings {
+        true => format!("{} shows its readings as they come", context.hint("tail")),
+        false => {
+            format!("{} shows whether it has connected", context.hint(&format!("device show {}", device.id)))
         }
-        Told::NotRunning => context.out.line(format_args!(
-            "next: {} (it is not running), then {} shows its readings as they come",
-            context.start_hint(),
-            context.hint("tail")
-        ))?,
+    };
+    match told? {
+        Told::Reloaded => context.out.line(format_args!("next: {shows}"))?,
+        Told::NotRunning => context
+            .out
+            .line(format_args!("next: {} (it is not running), then {shows}", context.start_hint()))?,
     }
     Ok(())
 }

@@ -313,6 +313,7 @@ fn key_remove(context: &Context, arguments: &DeviceKeyRemoveArguments) -> Result
         return Err(CommandError::Usage("name at least the first four digits of the key's hash".to_owned()));
     }
     let mut removed = String::new();
+    let mut is_mute = false;
     let (_, told) = apply(context, &loaded, id, |entry| {
         let keys = &mut entry.device.jwt_keys;
         let is_it = |key: &JwtKey| format_key_hash(&key.hash())["sha256:".len()..].starts_with(&wanted);
@@ -324,13 +325,29 @@ fn key_remove(context: &Context, arguments: &DeviceKeyRemoveArguments) -> Result
         removed =
             keys.iter().find(|key| is_it(key)).map_or_else(String::new, |key| format_key_hash(&key.hash()));
         keys.retain(|key| !is_it(key));
+        is_mute = !has_proof(&entry.device);
         Ok(())
     })?;
+    if is_mute {
+        let (add, remove) = (
+            context.hint(&format!("device key add {id} FILE")),
+            context.hint(&format!("device remove {id}")),
+        );
+        note(format_args!(
+            "{id} has no credential any more, and cannot connect: {add} gives it one, {remove} removes the device"
+        ));
+    }
     if context.out.json {
         return Ok(context.out.object(&json!({ "id": id, "key": removed, "removed": true }))?);
     }
     let effect = effect(&told, "clients that used it are disconnected");
     Ok(context.out.line(format_args!("removed the key {removed} of {id}; {effect}"))?)
+}
+
+/// Whether the device, or the one that it is behind, can show who it is.
+fn has_proof(device: &Device) -> bool {
+    let keys = device.psk.is_some() || device.certificate.is_some() || device.public_key.is_some();
+    keys || device.login.is_some() || !device.jwt_keys.is_empty() || device.parent.is_some()
 }
 
 fn key_list(context: &Context, id: &str) -> Result<(), CommandError> {

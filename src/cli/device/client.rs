@@ -8,7 +8,7 @@ use crate::config::Settings;
 use crate::config::acl::{Question, explain};
 use crate::gate::settings::{Device, Role};
 use crate::gate::{Gate, Supposed};
-use crate::message::{Lane, Method};
+use crate::message::{Lane, Method, Path};
 use crate::southbound::mqtt::explain::{paths_of_commands, publishable, receivable};
 
 /// The command that sends a first reading, to a path that the device's rules allow.
@@ -29,8 +29,10 @@ pub(super) fn line(settings: &Settings, device: &Device, proof: Proof<'_>) -> St
         }
     };
     let url = format!("coaps://{host}{port}/{}", path.as_deref().unwrap_or("t/temperature"));
+    let is_version = path.as_deref().is_some_and(|path| is_version(settings, device, path));
+    let payload = if is_version { "1.0.0" } else { "21.5" };
     // Without -v it prints nothing when all is well; with it, the answer: 2.04.
-    format!("{program} -v 6 -m post {proof} -e 21.5 {}{note}", shell_word(&url))
+    format!("{program} -v 6 -m post {proof} -e {payload} {}{note}", shell_word(&url))
 }
 
 /// The machines that a CoAP client can be on.
@@ -151,11 +153,18 @@ pub(super) fn host_name() -> Option<String> {
 fn allowed_path(gate: &Gate, now: Instant, settings: &Settings, device: &Device) -> Option<String> {
     let role = role_of(settings, device)?;
     let mut rules: Vec<_> = role.uplink.iter().filter(|rule| !rule.deny).collect();
-    rules.sort_by_key(|rule| (rule.lane != Lane::Normal, rule.retain));
+    let of_version = |path: &str| is_version(settings, device, &example(path));
+    rules.sort_by_key(|rule| (of_version(rule.path.as_str()), rule.lane != Lane::Normal, rule.retain));
     rules.into_iter().find_map(|rule| {
         let path = example(rule.path.as_str());
         gate.explain(now, device.id.as_str(), Method::Post, &path).allowed.then_some(path)
     })
+}
+
+/// Whether a reading on this path says which version of its firmware the device runs.
+fn is_version(settings: &Settings, device: &Device, path: &str) -> bool {
+    let report = settings.coap.reports.get(&device.role);
+    report.zip(Path::parse(path).ok()).is_some_and(|(report, path)| report.path.matches(path))
 }
 
 /// A gate that knows this device alone.

@@ -182,13 +182,27 @@ impl Campaign {
         if progress.is_some_and(|progress| progress.stage == Stage::Reported) {
             return true;
         }
-        let is_new_enough = image.min_version.as_ref().is_none_or(|minimum| {
-            let reported = progress.and_then(|progress| progress.reported.as_ref());
-            let order = reported.and_then(|reported| image.scheme.compare(reported, minimum));
-            order.is_some_and(std::cmp::Ordering::is_ge)
-        });
         let is_turn = self.share(image, rollout).contains(bucket(device, &image.version));
-        self.stopped.is_none() && is_new_enough && is_turn
+        self.stopped.is_none() && self.too_old(device, image).is_none() && is_turn
+    }
+
+    /// Why the device is not sent this image: the version that it must have before.
+    pub fn too_old(&self, device: &Name, image: &Image) -> Option<String> {
+        let minimum = image.min_version.as_ref()?;
+        let progress = self.devices.get(device.as_str());
+        let reported = progress.and_then(|progress| progress.reported.as_ref());
+        match reported.map(|reported| image.scheme.compare(reported, minimum)) {
+            Some(Some(order)) if order.is_ge() => None,
+            Some(Some(_)) => Some(format!("version {} needs {minimum} before it", image.version)),
+            Some(None) => Some(format!(
+                "version {} needs {minimum} before it, and what it runs cannot be compared with that",
+                image.version
+            )),
+            None => Some(format!(
+                "version {} needs {minimum} before it, and it has not reported what it runs",
+                image.version
+            )),
+        }
     }
 
     /// The device was sent the manifest.
@@ -454,10 +468,12 @@ mod tests {
         assert_eq!(campaign.counts(), Counts { reported: 1, ..Counts::default() });
         let rollout = Rollout::default();
         assert!(!campaign.admits(&a, &next, &rollout), "what it runs is not known");
+        assert!(campaign.too_old(&a, &next).is_some_and(|why| why.contains("not reported")));
         campaign.note_reported(&a, "1.9.9");
         assert!(!campaign.admits(&a, &next, &rollout), "it is too old");
+        assert_eq!(campaign.too_old(&a, &next).as_deref(), Some("version 3.0.0 needs 2.0.0 before it"));
         campaign.note_reported(&a, "2.0.0");
-        assert!(campaign.admits(&a, &next, &rollout));
+        assert!(campaign.admits(&a, &next, &rollout) && campaign.too_old(&a, &next).is_none());
         campaign.note_reported(&b, "2.0.0");
         assert_eq!(campaign.counts().reported, 0, "it went back");
         campaign.retain(|device| device == "a");
