@@ -1178,6 +1178,10 @@ impl Bus {
         match gives_up && (self.medium == Medium::Header || !is_there) {
             true if is_in_place => {
                 self.relay.took_place(now, exchange.in_place, exchange.asked + unit.rest());
+                // Of the two answers to a request that was sent twice one more is on its way.
+                if exchange.is_knocked {
+                    self.relay.sent_twice(now, exchange.asked + unit.rest());
+                }
             }
             // That of a unit which is dead may come, too, and of a request sent twice both.
             true => {

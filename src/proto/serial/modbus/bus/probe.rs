@@ -124,6 +124,11 @@ impl Classes {
         self.open.iter().filter(is_it).count()
     }
 
+    /// The same of both.
+    pub(super) fn all_outstanding(&self, since: Option<Instant>) -> usize {
+        self.open.iter().filter(|(_, at)| since.is_none_or(|since| *at > since)).count()
+    }
+
     /// A request of another kind is sent, whose answer comes after those that are on their
     /// way.
     pub(super) fn note_other(&mut self) {

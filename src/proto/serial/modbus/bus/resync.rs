@@ -420,25 +420,37 @@ impl Bus {
             return self.resync_later(now);
         }
         let until = now + resync.wait;
+        // Those that were asked before the silence may be under way as well.
+        let left = self.all_outstanding(now).max(SILENT_MAX as usize);
         if resync.is_quick || resync.is_readable && resync.step == Step::Probe {
             // What is over by time is over then.
             self.relay.proved(now);
             (self.resync, self.resync_again) = (None, Some(now + RESYNC_EVERY.1));
+        } else if self.relay.may_be_late_by(left) {
+            self.resynced(now, left, until, RESYNC_EVERY.0);
         } else {
-            self.resynced(now, SILENT_MAX as usize, until, RESYNC_EVERY.0);
+            self.resync_later(now);
         }
+    }
+
+    /// So many answers to probes may be under way.
+    fn all_outstanding(&self, now: Instant) -> usize {
+        self.classes.all_outstanding(now.checked_sub(self.longest_rest()))
     }
 
     /// It was in vain.
     fn resync_later(&mut self, now: Instant) {
         let Some(resync) = &mut self.resync else { return };
+        let wait = resync.wait;
         resync.wait = (2 * resync.wait).min(WAIT_MAX.max(resync.wait));
         (resync.at, resync.step) = (now + resync.wait, Step::Probe);
         resync.tries = resync.tries.wrapping_add(1);
         (resync.is_quick, resync.silent) = (false, 0);
         self.classes.begin();
         if !self.relay.is_out_of_step() {
+            let until = now + wait;
             (self.resync, self.resync_again) = (None, Some(now + RESYNC_EVERY.1));
+            self.relay.leave(now, self.all_outstanding(now), until);
         }
     }
 
