@@ -767,6 +767,21 @@ fn answers_kept_behind_a_slow_one_are_reckoned_with_although_a_request_in_betwee
     assert!(bad.is_empty(), "{}: {bad:#?}", bad.len());
 }
 
+/// Of a request that was sent twice two answers may come, and of each probe that had none one.
+#[test]
+fn a_request_sent_twice_and_probes_without_an_answer_leave_as_many_answers_behind() {
+    let header = (Medium::Header, Missing::Exception(11));
+    for (way, maps, seed) in [(UNNUMBERED[1], EQUAL, 76), (header, MIXED, 67)] {
+        for values in ALIKE {
+            let mut world = gateway_at(way, map(&maps), values, Buffer::InOrder, late_for_a_while(seed));
+            world.run(2 * MINUTE + 30 * SECOND);
+            let (count, wrong) = judged(&world, &[1, 2, 3]);
+            assert_eq!(wrong, [], "{way:?} {values:?}");
+            assert!(count > 30, "{way:?} {values:?}: {count}");
+        }
+    }
+}
+
 #[test]
 fn nor_where_the_addresses_that_are_asked_to_drain_it_have_units_that_nobody_configured() {
     let mut bad = Vec::new();
