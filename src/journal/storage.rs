@@ -122,8 +122,9 @@ pub trait StoredFile: Send + Sync + 'static {
     /// Makes everything written durable (`fdatasync`), where it is found again.
     ///
     /// # Errors
-    /// [`StorageError::Gone`], or another [`StorageError`] of the system call; it is then unknown what was written since the last
-    /// success, and a later success does not prove that it is durable.
+    /// [`StorageError::Gone`], or another [`StorageError`] of the system call; it is then unknown
+    /// what was written since the last success, and a later success does not prove that it is
+    /// durable.
     fn sync(&self) -> Result<(), StorageError>;
 
     /// Drops the file from the page cache, so that the next read comes from the disk

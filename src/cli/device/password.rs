@@ -130,7 +130,8 @@ struct Reach {
 }
 
 /// The host and port for a TLS client: one that the gateway's certificate has, for a client
-/// verifies that (RFC 9525). Its DNS names are what its owner means clients to use; then come addresses.
+/// verifies that (RFC 9525). Its DNS names are what its owner means clients to use; then come
+/// addresses.
 fn reach(
     listen: &[SocketAddr],
     leaf: Option<&[u8]>,

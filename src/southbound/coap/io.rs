@@ -40,8 +40,8 @@ pub struct Socket {
 
 impl Socket {
     /// Binds `address`. `[::]` accepts IPv4 too. `index` is stored in every [`Route`] of this
-    /// socket. One that this machine does not have yet is bound all the same (ip(7), `IP_FREEBIND`):
-    /// it is served from the moment on that the interface is up.
+    /// socket. One that this machine does not have yet is bound all the same (ip(7),
+    /// `IP_FREEBIND`): it is served from the moment on that the interface is up.
     ///
     /// # Errors
     /// The error of the system call; the caller must add the address.
