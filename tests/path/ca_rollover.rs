@@ -127,7 +127,9 @@ fn the_cas_of_clients_and_of_the_broker_roll_over_without_a_refusal_and_nothing_
         (0..sent).all(|n| arrived.iter().any(|fields| fields[1] == format!("n{n}.")))
     });
     let log = site.daemon.log();
-    assert!(!log.contains("not trusted") && !log.contains("refuses"), "{log}");
+    // That the broker, restarted, closes a connection over a record is another matter.
+    let refused = ["not trusted", "refuses the connection", "refuses our client certificate"];
+    assert!(refused.iter().all(|words| !log.contains(words)), "{log}");
 }
 
 fn roll_over(site: &mut Site, anchors: &Path) {
