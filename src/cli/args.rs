@@ -258,7 +258,7 @@ pub enum DeviceCommand {
     List(DeviceListArguments),
     /// Show a device; its key only with --key
     Show(DeviceShowArguments),
-    /// Change the role, the label, the time until it is offline, the parent or the tags
+    /// Change what a device is and what it is known by, but for its keys and password
     Set(Box<DeviceSetArguments>),
     /// Let a disabled device in again
     Enable(DeviceNameArgument),

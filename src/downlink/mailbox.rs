@@ -375,7 +375,7 @@ pub struct CommandView<'a> {
 }
 
 /// Why a command is not held, with the way out.
-const FULL: &str = "the mailbox of the device is full: `tombolo mailbox list` shows what waits, `tombolo mailbox drop` makes \
+const FULL: &str = "the mailbox of the device is full: `tombolo mailbox list` shows what waits, `mailbox drop` makes \
                     room, and [role.ROLE.mailbox] sets its limits";
 
 impl Mailbox {

@@ -265,7 +265,7 @@ mod tests {
         for (listen, names, expected) in [
             ("[::]:8883", &["localhost", "gw.example"][..], ("gw.example", false, true)),
             ("0.0.0.0:8883", &["192.0.2.7", "localhost"], ("192.0.2.7", false, true)),
-            ("0.0.0.0:8883", &["*.example"], ("box.example", false, true)),
+            ("0.0.0.0:8883", &["*.plant.example"], ("box.plant.example", false, true)),
             // Other machines mean themselves with it.
             ("0.0.0.0:8883", &["localhost"], ("localhost", true, true)),
             ("0.0.0.0:8883", &["127.0.0.1"], ("127.0.0.1", true, true)),
@@ -276,7 +276,7 @@ mod tests {
             ("0.0.0.0:8883", &["198.51.100.1"], ("192.0.2.7", false, false)),
         ] {
             let der = certificate(names);
-            let host_name = Some("box.example".to_owned());
+            let host_name = Some("box.plant.example".to_owned());
             let found = reach(&[listen.parse().unwrap()], Some(&der), Some(own), host_name).unwrap();
             let (host, is_local, fits) = expected;
             assert_eq!(
