@@ -44,6 +44,8 @@ const SHAPES: usize = 3;
 const LATE_OF_ONE: usize = 3;
 /// If more answers may come, those count that are over by time only.
 const UNPROVEN_MAX: usize = 4;
+/// The same where so many may come without them.
+const UNPROVEN_LATE: usize = 3;
 /// So many reads at most are known by their last answers, and so many of these.
 const KNOWN_MAX: (usize, usize) = (256, 4);
 /// More requests that were given up are not counted.
@@ -276,7 +278,8 @@ impl Relay {
 
     /// Whether that is to be shown soon.
     fn is_much_unproven(&self) -> bool {
-        self.unproven > 0 && self.late() + self.unproven > UNPROVEN_MAX
+        let is_much = self.late() >= UNPROVEN_LATE || self.late() + self.unproven > UNPROVEN_MAX;
+        self.unproven > 0 && is_much
     }
 
     /// An answer takes so long at most.

@@ -228,8 +228,17 @@ impl Bus {
     /// When something is to be done on an idle line that is out of step.
     pub(super) fn next_resync(&self) -> Option<Instant> {
         let Resync { at, is_quick, .. } = self.resync.as_ref()?;
-        let at = if self.has_write() && !is_quick { self.clock } else { *at };
-        Some(at.max(self.open_at()))
+        if self.has_write() && !is_quick {
+            // It is refused at once.
+            return Some(self.clock.max(self.open_at()));
+        }
+        Some(self.open_for_all().max(*at))
+    }
+
+    /// When any unit may be asked. Where a line wants a silence after an answer, a probe that
+    /// comes sooner is missed, and so is the poll after it.
+    fn open_for_all(&self) -> Instant {
+        self.units.iter().map(|unit| self.open_for(unit)).fold(self.open_at(), Instant::max)
     }
 
     /// Sends the next request, if the line is out of step: whether it is.
@@ -238,7 +247,7 @@ impl Bus {
         if !is_quick {
             self.end_write_out_of_step();
         }
-        if now < at {
+        if now < at.max(self.open_for_all()) {
             return true;
         }
         let of = match step {
@@ -329,6 +338,9 @@ impl Bus {
         let Line::Resyncing(Sent { address, .. }) = self.line else { return };
         self.receiver.clear();
         self.release(now);
+        if matches!(came, Came::Own | Came::Others | Came::Unclear) {
+            self.answered_at = Some(now);
+        }
         let Some(resync) = &mut self.resync else { return };
         resync.at = now;
         resync.silent = if came == Came::Nothing { resync.silent + 1 } else { 0 };
