@@ -449,6 +449,7 @@ impl Desk {
     /// At the stop, when nothing is received any more.
     pub fn close(&mut self) {
         self.fleets.close(&self.shared.hub.borrow().pipeline.gate);
+        self.rekeying.close(&mut self.shared.hub.borrow_mut().pipeline.gate, &self.loaded);
         self.new_keys.close(&self.shared.hub.borrow().mqtt);
         self.daily_bytes.close(&self.link);
         let gate = &self.shared.hub.borrow().pipeline.gate;

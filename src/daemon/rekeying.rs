@@ -3,7 +3,8 @@
 //!
 //! The device's file in the registry is written, off the path's thread, and a reload takes it up:
 //! its sessions of the key before are closed then. If the file cannot be written, both keys stay
-//! in use, which is a problem in `status`, and it is tried again every minute.
+//! in use, which is a problem in `status`, and it is tried again every minute. At the stop it is
+//! tried once more; after a kill, or if it fails then, the next use of the key is the first one.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
@@ -18,6 +19,9 @@ use crate::proto::dtls::server::Clock;
 
 /// How often the ends are looked at, and a write that failed is tried again.
 const EVERY: Duration = Duration::from_secs(60);
+
+/// Files that are written at the stop at most.
+const AT_STOP: usize = 100;
 
 /// Devices whose file is to be written, and why.
 type Due = BTreeMap<Name, OverlapEnd>;
@@ -78,6 +82,34 @@ impl Rekeying {
             self.writing = Some((due, receiver));
         }
         is_changed
+    }
+
+    /// At the stop, when nothing is received any more: of what a device has used, its file tells the
+    /// next start. What is under way is waited for a moment; of more than [`AT_STOP`] devices, and
+    /// where a file cannot be written, both keys stay.
+    pub fn close(&mut self, gate: &mut Gate, loaded: &Loaded) {
+        while let Some(used) = gate.poll_next_psk_used() {
+            self.note_used(used, loaded);
+        }
+        if let Some((_, writing)) = &self.writing
+            && let Ok(written) = writing.recv_timeout(Duration::from_secs(1))
+        {
+            for (id, why) in written.failed {
+                log::error!(device = id.as_str(); "the key before the new one is still taken: {why}");
+            }
+        }
+        let directory = loaded.settings.paths.devices();
+        let due = std::mem::take(&mut self.failed).into_iter().chain(std::mem::take(&mut self.due));
+        let used = due.filter(|(_, end)| matches!(end, OverlapEnd::Used { .. }));
+        for (id, end) in used.take(AT_STOP) {
+            match promote_psk(&directory, id.as_str(), &end) {
+                Ok(promoted) => tell(&id, promoted),
+                Err(finding) => {
+                    let why = finding.message;
+                    log::error!(device = id.as_str(); "the key before the new one is still taken: {why}");
+                }
+            }
+        }
     }
 
     /// Takes up what became of the files. Returns whether one was changed.

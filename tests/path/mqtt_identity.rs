@@ -312,6 +312,19 @@ fn a_new_key_that_was_used_stays_though_another_one_is_made_before_the_file_is_w
 }
 
 #[test]
+fn a_new_key_that_was_used_just_before_a_stop_is_the_devices_after_it() {
+    let mut site = Site::new("rekey-stop", "");
+    run(&site, &["device", "add", "sleeper", "--role", "sensor", "--psk", &format!("text:{KEY}")]);
+    run(&site, &["device", "rekey", "sleeper", "--psk", "text:another-key-12345", "--overlap", "7d"]);
+    let device = Device::connect(site.daemon.coaps, Config::psk("sleeper.2", "another-key-12345"));
+    assert!(device.is_some());
+    assert_eq!(site.daemon.stop().0, Some(0));
+    let text = std::fs::read_to_string(site.folder.join("state/devices/sleeper.toml")).expect("a file");
+    assert!(!text.contains(KEY) && !text.contains("next-psk"), "{text}");
+    assert!(text.contains("another-key-12345"), "{text}");
+}
+
+#[test]
 fn a_changed_credential_ends_the_sessions_that_it_proved_and_no_other_of_the_device() {
     let site = site("mqtt-several", |folder, _| {
         folder.write("both.psk", format!("text:{KEY}"));
