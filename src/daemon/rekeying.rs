@@ -84,9 +84,9 @@ impl Rekeying {
         is_changed
     }
 
-    /// At the stop, when nothing is received any more: of what a device has used, its file tells the
-    /// next start. What is under way is waited for a moment; of more than [`AT_STOP`] devices, and
-    /// where a file cannot be written, both keys stay.
+    /// At the stop, when nothing is received any more: of what a device has used, its file tells
+    /// the next start. What is under way is waited for a moment; of more than [`AT_STOP`] devices,
+    /// and where a file cannot be written, both keys stay.
     pub fn close(&mut self, gate: &mut Gate, loaded: &Loaded) {
         while let Some(used) = gate.poll_next_psk_used() {
             self.note_used(used, loaded);
