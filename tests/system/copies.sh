@@ -4,6 +4,8 @@ step "a copied card"
 check "the unit for it runs before the daemon at each boot" inside sh -c 'systemctl --quiet is-enabled tombolo-firstboot.service &&
     systemctl show --value --property Before tombolo-firstboot.service | grep -q tombolo.service'
 before=$(gateway_id)
+check "no card is marked under a running gateway" inside sh -c '! tombolo firstboot --mark'
+inside systemctl stop tombolo.service
 check "a card is marked before it is copied" inside tombolo firstboot --mark
 check "the daemon does not start on the copy" inside sh -c '! systemctl restart tombolo.service'
 check "and says why" eventually 5 logged --grep 'says that this card is a copy'
