@@ -69,14 +69,15 @@ pub fn run(context: &Context, arguments: &RestoreArguments) -> Result<(), Comman
     }
     let daemon = daemon(context, &before, &members)?;
     let folder = folder_of(&context.options().config);
-    if arguments.state_only {
-        members.retain(|member| !member.name.starts_with("config/"));
-    } else if is_read_only(&folder) {
+    let is_read_only = is_read_only(&folder);
+    if is_read_only && !arguments.state_only {
         let differs = differing(&members, &before);
         if let Some(first) = differs.first() {
             return Err(unchanged(closed(context, &arguments.file, &folder, first, differs.len())));
         }
-        // They are there as they are in the backup.
+    }
+    // Where the folder is read-only they are there as they are in the backup.
+    if is_read_only || arguments.state_only {
         members.retain(|member| !member.name.starts_with("config/"));
     }
     let writes_config = members.iter().any(|member| member.name.starts_with("config/"));
