@@ -7,6 +7,7 @@
 //! tried once more; after a kill, or if it fails then, the next use of the key is the first one.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ const EVERY: Duration = Duration::from_secs(60);
 
 /// Files that are written at the stop at most.
 const AT_STOP: usize = 100;
+/// How long those that are being written are waited for at the stop.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Devices whose file is to be written, and why.
 type Due = BTreeMap<Name, OverlapEnd>;
@@ -47,7 +50,7 @@ struct Written {
 impl Rekeying {
     /// Once a second. Returns whether a reload is to take up changed files.
     pub fn care(&mut self, now: Instant, clock: Clock, gate: &mut Gate, loaded: &Loaded) -> bool {
-        let is_changed = self.look_at_written();
+        let is_changed = self.look_at_written(Duration::ZERO);
         while let Some(used) = gate.poll_next_psk_used() {
             self.note_used(used, loaded);
         }
@@ -66,18 +69,8 @@ impl Rekeying {
             let (sender, receiver) = channel();
             let (directory, to_write) = (loaded.settings.paths.devices(), due.clone());
             tokio::task::spawn_blocking(move || {
-                let mut written = Written { is_changed: false, failed: Vec::new() };
-                for (id, end) in to_write {
-                    match promote_psk(&directory, id.as_str(), &end) {
-                        Ok(promoted) => {
-                            written.is_changed |= promoted != Promoted::Nothing;
-                            tell(&id, promoted);
-                        }
-                        Err(finding) => written.failed.push((id, finding.message)),
-                    }
-                }
-                // Nobody waits at the stop.
-                let _ = sender.send(written);
+                // Nobody may wait any more at the stop.
+                let _ = sender.send(write(&directory, to_write));
             });
             self.writing = Some((due, receiver));
         }
@@ -91,35 +84,22 @@ impl Rekeying {
         while let Some(used) = gate.poll_next_psk_used() {
             self.note_used(used, loaded);
         }
-        if let Some((_, writing)) = &self.writing
-            && let Ok(written) = writing.recv_timeout(Duration::from_secs(1))
-        {
-            for (id, why) in written.failed {
-                log::error!(device = id.as_str(); "the key before the new one is still taken: {why}");
-            }
-        }
-        let directory = loaded.settings.paths.devices();
+        self.look_at_written(PATIENCE);
         let due = std::mem::take(&mut self.failed).into_iter().chain(std::mem::take(&mut self.due));
-        let used = due.filter(|(_, end)| matches!(end, OverlapEnd::Used { .. }));
-        for (id, end) in used.take(AT_STOP) {
-            match promote_psk(&directory, id.as_str(), &end) {
-                Ok(promoted) => tell(&id, promoted),
-                Err(finding) => {
-                    let why = finding.message;
-                    log::error!(device = id.as_str(); "the key before the new one is still taken: {why}");
-                }
-            }
+        let used = due.filter(|(_, end)| matches!(end, OverlapEnd::Used { .. })).take(AT_STOP).collect();
+        for (id, why) in write(&loaded.settings.paths.devices(), used).failed {
+            log::error!("{}", still_taken(&id, &why));
         }
     }
 
-    /// Takes up what became of the files. Returns whether one was changed.
-    fn look_at_written(&mut self) -> bool {
+    /// Takes up what became of the files, for which it waits so long. Returns whether one was
+    /// changed.
+    fn look_at_written(&mut self, patience: Duration) -> bool {
         let Some((_, writing)) = &self.writing else { return false };
-        let Ok(written) = writing.try_recv() else { return false };
+        let Ok(written) = writing.recv_timeout(patience) else { return false };
         let (mut due, _) = self.writing.take().unzip();
-        let failing = written.failed.first().map(|(id, why)| {
-            format!("device {id}: the key before the new one is still taken: {why}; it is tried again")
-        });
+        let first = written.failed.first();
+        let failing = first.map(|(id, why)| format!("{}; it is tried again", still_taken(id, why)));
         if let Some(text) = failing.as_ref().filter(|text| self.failing.as_ref() != Some(text)) {
             log::error!("{text}");
         }
@@ -170,6 +150,25 @@ impl Rekeying {
     pub fn problem(&self) -> Option<&str> {
         self.failing.as_deref()
     }
+}
+
+/// Writes the files of these devices.
+fn write(directory: &Path, due: Due) -> Written {
+    let mut written = Written { is_changed: false, failed: Vec::new() };
+    for (id, end) in due {
+        match promote_psk(directory, id.as_str(), &end) {
+            Ok(promoted) => {
+                written.is_changed |= promoted != Promoted::Nothing;
+                tell(&id, promoted);
+            }
+            Err(finding) => written.failed.push((id, finding.message)),
+        }
+    }
+    written
+}
+
+fn still_taken(id: &Name, why: &str) -> String {
+    format!("device {id}: the key before the new one is still taken: {why}")
 }
 
 /// Logs what became of a device's keys.

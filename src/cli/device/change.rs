@@ -223,8 +223,9 @@ fn said_of_waiting(id: &str, identity: &str, used: NextUse, is_overlap: bool) ->
             format!("{id} has used the new key that it had, identity {identity}: that is the one before now")
         }
         NextUse::Used(used) if used == identity => format!("{another}, which it has used: {not_taken}"),
+        // What was used before a kill, or while the file could not be written, is not known.
         NextUse::Used(_) | NextUse::Not => {
-            format!("{another}, which was not used yet, or not since the gateway was killed: {not_taken}")
+            format!("{another}, which was not used yet as far as the gateway knows: {not_taken}")
         }
         NextUse::Unknown(why) => {
             format!("{another}, which was not used yet as far as its file says ({why}): {not_taken}")
