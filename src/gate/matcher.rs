@@ -8,8 +8,9 @@
 //!
 //! The topics of local rules are compiled to the same trie. They have levels with `{device}`, which
 //! stay as they are written: one trie serves all devices of a role, and the name is filled in where
-//! a level is compared. Levels with `{tag.NAME}` are compared one by one: they are few. Such children of a node are grouped by what stands before the placeholder,
-//! so that 1,000 of them, too, cost a search and no comparison of each.
+//! a level is compared. Such children of a node are grouped by what stands before the placeholder,
+//! so that 1,000 of them, too, cost a search and no comparison of each. Levels with `{tag.NAME}` or
+//! several placeholders are compared one by one: at one node they are few.
 
 use std::collections::BTreeMap;
 

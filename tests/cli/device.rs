@@ -745,5 +745,28 @@ fn a_device_of_the_configuration_is_switched_off_where_it_is_written() {
         ],
     );
     place.write("conf.d/90-a.toml", "[device.a]\nenabled = false\n");
-    place.run("device enable a").failed(1, &["take enabled = false out of [device.a] at ", "90-a.toml:2"]);
+    place.run("device enable a").failed(
+        1,
+        &["device a is switched off by ", "90-a.toml:2; take enabled = false out of [device.a] there"],
+    );
+}
+
+#[test]
+fn no_line_is_printed_that_the_certificate_of_the_gateway_lets_fail() {
+    let place = Place::new();
+    let key = rcgen::KeyPair::generate().expect("a key");
+    for (name, is_printed) in [("other.example", false), ("localhost", true)] {
+        let params = rcgen::CertificateParams::new([name.to_owned()]).expect("a name");
+        place.write("mqtt.pem", &params.self_signed(&key).expect("a certificate").pem());
+        place.write("mqtt.key", &key.serialize_pem());
+        let files = "[mqtt]\nlisten = [\"127.0.0.1:8883\"]\ncertificate-file = \"../mqtt.pem\"\nkey-file = \"../mqtt.key\"\n";
+        place.write("conf.d/40-mqtt.toml", files);
+        let said = place.run(&format!("device add {} --role sensor --password", &name[..5])).fine();
+        assert_eq!(said.contains("mosquitto_pub"), is_printed, "{said}");
+        assert_eq!(
+            said.contains("put a certificate with a name or address of this gateway"),
+            !is_printed,
+            "{said}"
+        );
+    }
 }

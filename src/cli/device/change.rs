@@ -101,13 +101,17 @@ fn not_of_registry(context: &Context, loaded: &Loaded, id: &str, enabled: bool) 
     if loaded.registry.has_file(id) {
         return None;
     }
+    if let Some(off) = off {
+        return Some(format!(
+            "device {id} is switched off by {off}; take enabled = false out of [device.{id}] there, then `{reload}`"
+        ));
+    }
     let stored = || super::of_fleets(loaded).into_iter().find(|(known, _)| known.id == id);
     let seen = || running::ask(context, Some(id)).ok()?.remove(id)?.fleet;
     let fleet = stored().map(|(_, fleet)| fleet.to_string()).or_else(seen)?;
-    let way_out = match off {
-        Some(off) => format!("take enabled = false out of [device.{id}] at {off}"),
-        None if enabled => format!("take enabled = false out of [device.{id}]"),
-        None => format!(
+    let way_out = match enabled {
+        true => format!("take enabled = false out of [device.{id}], where it is written"),
+        false => format!(
             "write [device.{id}] with enabled = false into a file of {}, such as {}",
             folder.display(),
             folder.join(format!("90-{id}.toml")).display()

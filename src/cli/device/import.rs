@@ -87,7 +87,8 @@ struct Made {
     chosen_length: Option<usize>,
 }
 
-/// The warnings about keys and passwords that may be guessed, each with the first device and a number.
+/// The warnings about keys and passwords that may be guessed, each with the first device and a
+/// number.
 fn weak(devices: &[Device], made: &[Made]) -> Vec<String> {
     let keys = devices
         .iter()

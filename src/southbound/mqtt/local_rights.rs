@@ -3,7 +3,8 @@
 //! The rules of a role are compiled once, and all its sessions share them: a session has the name
 //! of its device beside them, which stands for `{device}`, and where a rule names a tag its tags:
 //! 16 at most. They are searched as those of the uplink are ([`matcher`](crate::gate::matcher)), so
-//! neither a session nor a message costs more for more rules. Tests compare it with rules that are looked at one by one.
+//! neither a session nor a message costs more for more rules. Tests compare it with rules that are
+//! looked at one by one.
 
 use std::rc::Rc;
 use std::time::Instant;
