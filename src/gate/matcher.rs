@@ -406,8 +406,8 @@ impl Matcher {
         given.map(|mixed| mixed.child)
     }
 
-    /// Whether a rule of the device is at a node or below it: each node is on the way to a rule, but
-    /// not to one of a device that lacks a tag.
+    /// Whether a rule of the device is at a node or below it: each node is on the way to a rule,
+    /// but not to one of a device that lacks a tag.
     fn leads_to_rule(&self, node: &Node, levels: &impl Levels) -> bool {
         let below =
             |child: u32| self.nodes.get(child as usize).is_some_and(|node| self.leads_to_rule(node, levels));
