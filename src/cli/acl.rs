@@ -161,6 +161,9 @@ pub fn text(explained: &Explained, asked: &str) -> String {
             row("", format!("at {place}"));
         }
     }
+    if let Some(place) = explained.lacks_tag.as_ref().and_then(|lacking| lacking.place.as_ref()) {
+        row("where", place.clone());
+    }
     if let Some(place) = &explained.rule_place {
         row("where", place.clone());
     }
@@ -209,7 +212,8 @@ pub fn text(explained: &Explained, asked: &str) -> String {
     if let Some(size) = &explained.max_payload {
         row(
             "payload",
-            match explained.serial {
+            // A publish comes whole, too.
+            match explained.serial || explained.method == "publish" {
                 true => format!("up to {}", bytes(size.blockwise)),
                 false => format!("up to {}, by Block1 {}", bytes(size.datagram), bytes(size.blockwise)),
             },

@@ -13,6 +13,26 @@ const STDIN_MAX: u64 = 4096;
 /// A PSK shorter than this can be guessed: 128 bits.
 pub const PSK_MIN: usize = 16;
 
+/// Why a pre-shared key may be guessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weakness {
+    /// It has less than [`PSK_MIN`] bytes: so many.
+    Short(usize),
+    /// It is a pattern of so few bytes, again and again.
+    Repeated(usize),
+}
+
+/// Whether a pre-shared key may be guessed. Of random keys none is a pattern that is repeated: of
+/// those with [`PSK_MIN`] bytes it is one of 2^64.
+pub fn weakness(key: &[u8]) -> Option<Weakness> {
+    if key.len() < PSK_MIN {
+        return Some(Weakness::Short(key.len()));
+    }
+    let repeats = |period: &usize| key.iter().zip(&key[*period..]).all(|(one, other)| one == other);
+    // One of more bytes is as good as a key of its length.
+    (1..PSK_MIN).take_while(|period| period * 2 <= key.len()).find(repeats).map(Weakness::Repeated)
+}
+
 /// The key from an argument: empty = generated, `hex` = generated without text, `-` = standard
 /// input, else `text:…` or `hex:…`.
 ///
@@ -66,6 +86,25 @@ mod tests {
         assert_eq!(from_argument("").unwrap().len(), 22);
         let bytes = [from_argument("hex").unwrap(), from_argument("hex").unwrap()];
         assert!(bytes.iter().all(|key| key.len() == PSK_MIN) && bytes[0] != bytes[1]);
+    }
+
+    #[test]
+    fn a_short_key_and_a_pattern_that_is_repeated_are_weak() {
+        for (key, expected) in [
+            ("short", Some(Weakness::Short(5))),
+            ("aaaaaaaaaaaaaaaa", Some(Weakness::Repeated(1))),
+            ("abababababababab", Some(Weakness::Repeated(2))),
+            ("12345678123456781", Some(Weakness::Repeated(8))),
+            ("0123456789abcdef", None),
+            // The pattern is as long as a key has to be.
+            ("0123456789abcdef0123456789abcdef", None),
+            ("aaaaaaaaaaaaaaab", None),
+        ] {
+            assert_eq!(weakness(key.as_bytes()), expected, "{key}");
+        }
+        for _ in 0..100 {
+            assert_eq!(weakness(&from_argument("hex").unwrap()), None);
+        }
     }
 
     #[test]

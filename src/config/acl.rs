@@ -14,9 +14,10 @@ use crate::gate::explain::{Candidate, FilterView, NearestRule, format_text, leve
 use crate::gate::stage::Refusal as Refused;
 use crate::gate::{Gate, Supposed};
 use crate::message::{ContentFormat, Method, Name, Path};
+use crate::southbound::mqtt::bus::Client;
 use crate::southbound::mqtt::explain::{
-    Deciding, Judged, highest_qos, paths_of_commands, publish, publish_grant, publishable, receivable,
-    subscribe,
+    Deciding, Judged, Lacking, highest_qos, paths_of_commands, publish, publish_allowing, publish_grant,
+    publish_lacks, publishable, receivable, subscribe, subscribe_lacks,
 };
 
 /// What is asked about.
@@ -132,13 +133,13 @@ pub fn explain(
         let explained = gate.explain_supposed(now, device, method, path, supposed);
         serde_json::to_value(explained).unwrap_or_default()
     };
-    let role =
-        gate.device_by_id(device).and_then(|index| gate.device(now, index)).map(|view| view.role.clone());
-    let Some(role) = role else {
+    let view = gate.device_by_id(device).and_then(|index| gate.device(now, index));
+    let Some((role, tags)) = view.map(|view| (view.role.clone(), view.tags)) else {
         let mut value = reading(Method::Post);
         value["method"] = question.to_string().into();
         return value;
     };
+    let client = Client { device, tags };
     let local = settings.mqtt.local.iter().find(|(name, _)| *name == role).map(|(_, rules)| rules);
     let said = |judged: &Judged, kind: &str| {
         let mut from = None;
@@ -196,7 +197,7 @@ pub fn explain(
             let index = gate.device_by_id(device);
             let is_reading =
                 Path::parse(path).is_ok_and(|path| index.is_some_and(|index| gate.has_rule(index, path)));
-            let judged = publish(local, device, path);
+            let judged = publish(local, client, path);
             if let (Err(error), false) = (Path::parse(path), judged.is_allowed()) {
                 let mut value = said(&Judged::Invalid, "local-publish");
                 value["why"] = error.to_string().into();
@@ -213,6 +214,12 @@ pub fn explain(
                 if deletes && value["allowed"] == true {
                     value["deletes"] = true.into();
                 }
+                if supposed.retain && value["publish"]["retain"] == false && value["deletes"] != true {
+                    let why = value["why"].as_str().unwrap_or_default();
+                    let rule = value["rule"].as_str().unwrap_or_default();
+                    let advice = "the broker does not retain it, whatever the client says";
+                    value["why"] = format!("{why}; rule {rule} has no retain = true, so {advice}").into();
+                }
                 match &judged {
                     Judged::Denied(rule) if !is_reading => {
                         let name = format!("local-publish.{}", rule.name);
@@ -228,7 +235,8 @@ pub fn explain(
                     }
                     Judged::NoRule if !is_reading && value["reason"] == "no_rule" => {
                         let uplink = serde_json::from_value::<NearestRule>(value["nearest"].take()).ok();
-                        let local = nearest(publishable(local, device), path);
+                        let rules = local;
+                        let local = nearest(publishable(rules, client), path);
                         if value["matched"].as_array().is_none_or(Vec::is_empty) {
                             value["why"] = format!(
                                 "no uplink rule and no local-publish rule of role {role} matches, and a topic that no rule allows is refused"
@@ -236,6 +244,9 @@ pub fn explain(
                             .into();
                         }
                         add_nearest(&mut value, [uplink, local], path);
+                        let has_other = value["matched"].as_array().is_some_and(|rules| !rules.is_empty());
+                        let lacks = publish_lacks(rules, client, path).filter(|_| !has_other);
+                        add_lacking(&mut value, lacks, "local-publish");
                     }
                     _ => {}
                 }
@@ -253,10 +264,16 @@ pub fn explain(
             }
             let mut value = said(&judged, "local-publish");
             let why = value["why"].as_str().unwrap_or_default().to_owned();
-            let grant = publish_grant(local, device, path);
+            let grant = publish_grant(local, client, path);
             let retain = match (supposed.retain, grant.retain) {
-                (true, false) => ", and is not retained: what allows it has retain = false",
-                _ => "",
+                (true, false) => {
+                    let rules: Vec<String> = publish_allowing(local, client, path)
+                        .map(|rule| format!("local-publish.{}", rule.name))
+                        .collect();
+                    let (noun, has) = if rules.len() == 1 { ("rule", "has") } else { ("rules", "have") };
+                    format!(", and is not retained: {noun} {} {has} retain = false", rules.join(", "))
+                }
+                _ => String::new(),
             };
             value["why"] =
                 format!("no uplink rule matches; {why}: it goes to local clients, never upstream{retain}")
@@ -270,21 +287,35 @@ pub fn explain(
         Question::Subscribe => {
             let downlink = settings.gate.roles.iter().find(|known| known.name == role);
             let downlink = downlink.map_or(&[][..], |role| &role.downlink);
-            let judged = subscribe(local, downlink, device, path);
+            let judged = subscribe(local, downlink, client, path);
             let mut value = said(&judged, "local-subscribe");
             if judged == Judged::NoRule {
                 let of_each =
-                    [nearest(receivable(local, device), path), nearest(paths_of_commands(downlink), path)];
+                    [nearest(receivable(local, client), path), nearest(paths_of_commands(downlink), path)];
                 add_nearest(&mut value, of_each, path);
+                add_lacking(&mut value, subscribe_lacks(local, client, path), "local-subscribe");
             }
             if judged.is_allowed() {
                 let max_queued = settings.mqtt.max_queued;
-                value["granted_qos"] = highest_qos(local, downlink, device, path, max_queued).into();
+                value["granted_qos"] = highest_qos(local, downlink, client, path, max_queued).into();
             }
             value
         }
         Question::Command => command(settings, gate, now, device, &role, path),
     }
+}
+
+/// Names the rule that would allow it to a device that has the tag.
+fn add_lacking(value: &mut Value, lacking: Option<Lacking<'_>>, kind: &str) {
+    let Some(Lacking { rule, from, tag }) = lacking else { return };
+    let role = from.map(Name::as_str).or(value["role"].as_str()).unwrap_or_default();
+    let device = value["device"].as_str().unwrap_or_default();
+    let why = format!(
+        "rule {kind}.{rule} of role {role} needs the tag {tag} for its topic, and device {device} does not have it; no other rule matches"
+    );
+    value["why"] = why.into();
+    value["lacks_tag"] =
+        json!({ "rule": format!("{kind}.{rule}"), "from": from.map(Name::as_str), "tag": tag });
 }
 
 /// Adds the rules that come nearest, one of each kind: the nearer one first.

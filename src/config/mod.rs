@@ -254,7 +254,17 @@ impl Loaded {
         if let Some(place) = self.rule_place(explanation) {
             explanation["rule_place"] = place.to_string().into();
         }
-        for key in ["nearest", "nearest_other"] {
+        // Of a reading the gate says which of the rules that match lack a tag.
+        let lacking = explanation["matched"]
+            .as_array()
+            .and_then(|rules| rules.first().filter(|rule| rule["lacks_tag"].is_string()).cloned());
+        if let Some(mut lacking) = lacking.filter(|_| explanation["reason"] == "no_rule") {
+            let tag = lacking["lacks_tag"].take();
+            explanation["lacks_tag"] = serde_json::json!({
+                "rule": lacking["rule"], "from": lacking["from"], "tag": tag,
+            });
+        }
+        for key in ["nearest", "nearest_other", "lacks_tag"] {
             if let Some(place) = self.nearest_place(explanation, key).map(ToString::to_string) {
                 explanation[key]["place"] = place.into();
             }

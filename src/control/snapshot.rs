@@ -1632,6 +1632,8 @@ pub struct Explained {
     pub nearest: Option<ExplainedNearest>,
     /// Of what rules of two kinds could allow: the nearest one of the other kind.
     pub nearest_other: Option<ExplainedNearest>,
+    /// The rule that would allow it if the device had a tag that its topic needs.
+    pub lacks_tag: Option<ExplainedLacking>,
     /// Of a publish to local clients: what its rules grant.
     pub local: Option<ExplainedGrant>,
     /// Of an empty retained publish that passes: it deletes what is retained.
@@ -1702,6 +1704,20 @@ pub struct ExplainedNearest {
     pub path: String,
     /// What differs.
     pub why: String,
+    /// The file and line of the rule.
+    pub place: Option<String>,
+}
+
+/// A rule whose topic needs a tag that the device does not have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ExplainedLacking {
+    /// The rule's name.
+    pub rule: String,
+    /// The role that it is from, where the device's role includes that one.
+    pub from: Option<String>,
+    /// The name of the tag.
+    pub tag: String,
     /// The file and line of the rule.
     pub place: Option<String>,
 }

@@ -9,7 +9,8 @@
 //! The topics of local rules are compiled to the same trie. They have levels with `{device}`, which
 //! stay as they are written: one trie serves all devices of a role, and the name is filled in where
 //! a level is compared. Such children of a node are grouped by what stands before the placeholder,
-//! so that 1,000 of them, too, cost a search and no comparison of each.
+//! so that 1,000 of them, too, cost a search and no comparison of each. Levels with `{tag.NAME}` or
+//! several placeholders are compared one by one: at one node they are few.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,46 @@ use crate::message::{PATH_SEGMENTS_MAX, Path};
 
 /// The placeholder for the name of a device in a level.
 pub(crate) const DEVICE: &str = "{device}";
+
+/// What the placeholder for a tag of a device begins with.
+const TAG: &str = "{tag.";
+
+/// A part of a text with placeholders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Piece<'t> {
+    /// This text.
+    Text(&'t str),
+    /// The name of the device.
+    Device,
+    /// The value of its tag of this name.
+    Tag(&'t str),
+}
+
+/// The parts of a text with [`DEVICE`] and `{tag.NAME}` in order. Any other brace is text.
+pub(crate) fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let places = rest.match_indices('{').map(|(at, _)| at);
+        let mut found = places.filter_map(|at| Some((at, placeholder(&rest[at..])?)));
+        let (piece, length) = match found.next() {
+            Some((0, (piece, length))) => (piece, length),
+            Some((at, _)) => (Piece::Text(&rest[..at]), at),
+            None if rest.is_empty() => return None,
+            None => (Piece::Text(rest), rest.len()),
+        };
+        rest = &rest[length..];
+        Some(piece)
+    })
+}
+
+/// The placeholder that a text begins with, and its length.
+fn placeholder(text: &str) -> Option<(Piece<'_>, usize)> {
+    if text.starts_with(DEVICE) {
+        return Some((Piece::Device, DEVICE.len()));
+    }
+    let (name, _) = text.strip_prefix(TAG)?.split_once('}')?;
+    (!name.contains(['{', '/'])).then_some((Piece::Tag(name), TAG.len() + name.len() + 1))
+}
 
 /// What is matched, level by level.
 pub(crate) trait Levels {
@@ -29,6 +70,11 @@ pub(crate) trait Levels {
 
     /// The name that stands for [`DEVICE`].
     fn device(&self) -> &str;
+
+    /// What stands for `{tag.NAME}`; `None`: the device has no such tag.
+    fn tag(&self, _name: &str) -> Option<&str> {
+        None
+    }
 }
 
 /// One level of what is compiled.
@@ -36,7 +82,7 @@ pub(crate) trait Levels {
 pub(crate) enum Step<'a> {
     /// Exactly this text.
     Literal(&'a str),
-    /// This text, with the name of the device in the place of each [`DEVICE`].
+    /// This text, with what is the device's in the place of each placeholder.
     Device(&'a str),
     /// `+`
     Any,
@@ -55,12 +101,12 @@ impl<'a> From<LevelText<'a>> for Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    /// A level of a topic filter (MQTT 5.0 §4.7.1) that may contain [`DEVICE`].
+    /// A level of a topic filter (MQTT 5.0 §4.7.1) that may contain placeholders.
     pub(crate) fn of_filter(level: &'a str) -> Step<'a> {
         match level {
             "+" => Step::Any,
             "#" => Step::Rest,
-            level if level.contains(DEVICE) => Step::Device(level),
+            level if pieces(level).any(|piece| !matches!(piece, Piece::Text(_))) => Step::Device(level),
             level => Step::Literal(level),
         }
     }
@@ -147,7 +193,7 @@ struct Node {
     edge_count: u32,
     /// The node after a level that is [`DEVICE`] alone.
     device: u32,
-    /// The levels with [`DEVICE`] and more.
+    /// The levels with [`DEVICE`] and more, or with a tag.
     first_mixed: u32,
     mixed_count: u32,
     /// The node after `+`.
@@ -165,7 +211,7 @@ struct Edge {
     child: u32,
 }
 
-/// A child behind a level with [`DEVICE`] and more.
+/// A child behind a level with [`DEVICE`] and more, or with a tag.
 #[derive(Debug)]
 struct Mixed {
     place: Place,
@@ -176,8 +222,8 @@ struct Mixed {
 /// together, and in the order of its text.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
-    /// The placeholder stands in `after` again.
-    is_repeated: bool,
+    /// There are several placeholders, or a tag: all of it is in `after`.
+    is_composed: bool,
     length: usize,
     before: Box<str>,
     after: Box<str>,
@@ -186,24 +232,37 @@ struct Place {
 impl Place {
     /// `None`: the level is the placeholder alone.
     fn of(level: &str) -> Option<Place> {
+        let is_named = |piece: &Piece<'_>| !matches!(piece, Piece::Text(_));
+        let is_tag = |piece: Piece<'_>| matches!(piece, Piece::Tag(_));
+        if pieces(level).filter(is_named).count() > 1 || pieces(level).any(is_tag) {
+            return Some(Place { is_composed: true, length: 0, before: "".into(), after: level.into() });
+        }
         let (before, after) = level.split_once(DEVICE)?;
         (!before.is_empty() || !after.is_empty()).then(|| Place {
-            is_repeated: after.contains(DEVICE),
+            is_composed: false,
             length: before.len(),
             before: before.into(),
             after: after.into(),
         })
     }
 
-    /// Whether it is this segment, with the name filled in.
-    fn is(&self, segment: &str, device: &str) -> bool {
-        let after = |rest| {
-            let mut parts = self.after.split(DEVICE);
-            let rest = parts.next().and_then(|part| str::strip_prefix(rest, part));
-            parts.try_fold(rest?, |rest, part| rest.strip_prefix(device)?.strip_prefix(part))
-        };
-        let rest = segment.strip_prefix(&*self.before).and_then(|rest| rest.strip_prefix(device));
-        rest.and_then(after) == Some("")
+    /// Whether the device has all tags in it.
+    fn is_given(&self, levels: &impl Levels) -> bool {
+        let has = |piece| !matches!(piece, Piece::Tag(name) if levels.tag(name).is_none());
+        !self.is_composed || pieces(&self.after).all(has)
+    }
+
+    /// Whether one that is composed is this segment, with what is the device's filled in. A rule
+    /// with a tag that it does not have is none of its rules.
+    fn is(&self, segment: &str, levels: &impl Levels) -> bool {
+        let left = pieces(&self.after).try_fold(segment, |rest, piece| {
+            rest.strip_prefix(match piece {
+                Piece::Text(text) => text,
+                Piece::Device => levels.device(),
+                Piece::Tag(name) => levels.tag(name)?,
+            })
+        });
+        left == Some("")
     }
 }
 
@@ -261,7 +320,7 @@ impl Matcher {
             return Some(rule);
         }
         if node.mixed_count > 0 {
-            for child in self.mixed(node, levels.get(depth), levels.device()) {
+            for child in self.mixed(node, levels.get(depth), levels) {
                 if let Some(rule) = self.descend(child, levels, depth + 1, applies) {
                     return Some(rule);
                 }
@@ -300,30 +359,30 @@ impl Matcher {
     }
 
     /// The children of a node behind levels with [`DEVICE`] and more that are this segment.
-    fn mixed<'m>(
+    fn mixed<'m, L: Levels>(
         &'m self,
         node: &Node,
         segment: &'m str,
-        device: &'m str,
-    ) -> impl Iterator<Item = u32> + use<'m> {
+        levels: &'m L,
+    ) -> impl Iterator<Item = u32> + use<'m, L> {
         let mut rest = self.all_mixed(node);
         std::iter::from_fn(move || {
             while let Some(Mixed { place, child }) = rest.first() {
-                if place.is_repeated {
+                if place.is_composed {
                     rest = &rest[1..];
-                    if place.is(segment, device) {
+                    if place.is(segment, levels) {
                         return Some(*child);
                     }
                     continue;
                 }
                 let length = place.length;
-                let is_alike = |Mixed { place, .. }: &Mixed| !place.is_repeated && place.length == length;
+                let is_alike = |Mixed { place, .. }: &Mixed| !place.is_composed && place.length == length;
                 let (group, other) = rest.split_at(rest.partition_point(is_alike));
                 rest = other;
                 let (Some(before), Some(after)) = (segment.get(..length), segment.get(length..)) else {
                     continue;
                 };
-                let Some(after) = after.strip_prefix(device) else { continue };
+                let Some(after) = after.strip_prefix(levels.device()) else { continue };
                 let found = group.binary_search_by(|Mixed { place, .. }| {
                     (&*place.before, &*place.after).cmp(&(before, after))
                 });
@@ -340,6 +399,26 @@ impl Matcher {
         self.overlaps_below(0, filter, 0)
     }
 
+    /// The children of a node behind levels with [`DEVICE`] and more, or with a tag that the device
+    /// has.
+    fn given<'m, L: Levels>(&'m self, node: &Node, levels: &'m L) -> impl Iterator<Item = u32> + use<'m, L> {
+        let given = self.all_mixed(node).iter().filter(|mixed| mixed.place.is_given(levels));
+        given.map(|mixed| mixed.child)
+    }
+
+    /// Whether a rule of the device is at a node or below it: each node is on the way to a rule,
+    /// but not to one of a device that lacks a tag.
+    fn leads_to_rule(&self, node: &Node, levels: &impl Levels) -> bool {
+        let below =
+            |child: u32| self.nodes.get(child as usize).is_some_and(|node| self.leads_to_rule(node, levels));
+        node.exact != NONE
+            || node.rest != NONE
+            || self.edges(node).iter().any(|edge| below(edge.child))
+            || below(node.device)
+            || below(node.any)
+            || self.given(node, levels).any(below)
+    }
+
     fn overlaps_below(&self, node: u32, filter: &impl Levels, depth: usize) -> bool {
         let Some(node) = self.nodes.get(node as usize) else { return false };
         // `a/#` matches `a` too (MQTT 5.0 §4.7.1.2).
@@ -351,18 +430,17 @@ impl Matcher {
         }
         let mut below = |child: u32| child != NONE && self.overlaps_below(child, filter, depth + 1);
         match filter.get(depth) {
-            // Each node is on the way to a rule.
-            "#" => true,
+            "#" => self.leads_to_rule(node, filter),
             "+" => {
                 self.edges(node).iter().any(|edge| below(edge.child))
                     || below(node.device)
-                    || self.all_mixed(node).iter().any(|mixed| below(mixed.child))
+                    || self.given(node, filter).any(&mut below)
                     || below(node.any)
             }
             segment => {
                 self.literal(node, segment).is_some_and(&mut below)
                     || segment == filter.device() && below(node.device)
-                    || self.mixed(node, segment, filter.device()).any(&mut below)
+                    || self.mixed(node, segment, filter).any(&mut below)
                     || below(node.any)
             }
         }

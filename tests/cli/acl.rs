@@ -196,6 +196,51 @@ fn a_tag_is_set_shown_explained_and_taken_away() {
 }
 
 #[test]
+fn local_rules_with_a_tag_are_for_the_devices_that_have_it() {
+    let place = place();
+    let rules = "[role.sensor.local-publish.site]\ntopic = \"site/{tag.site}/{device}/#\"\n\
+         [role.sensor.local-subscribe.site]\ntopic = \"site/{tag.site}/#\"\n";
+    place.write("conf.d/40-tags.toml", rules);
+    place.run("check").fine();
+    for (question, rule, line) in [
+        ("publish site/north/door-7/x", "local-publish.site", 2),
+        ("subscribe site/north/#", "local-subscribe.site", 4),
+    ] {
+        place.run("device set door-7 --tag site=");
+        let refused = place.run(&format!("acl explain door-7 {question}"));
+        let why = format!(
+            "rule {rule} of role sensor needs the tag site for its topic, and device door-7 does not have it; no other rule matches"
+        );
+        let where_ = format!("{}:{line}", place.path("conf.d/40-tags.toml").display());
+        assert!(refused.status == 1 && refused.out.contains(&why), "{}", refused.out);
+        assert!(refused.out.contains(&where_), "{}", refused.out);
+        place.run("device set door-7 --tag site=north").fine();
+        let said = place.run(&format!("--json acl explain door-7 {question}")).json();
+        assert_eq!((&said["allowed"], said["rule"].as_str()), (&true.into(), Some(rule)), "{said}");
+        let other = question.replace("north", "south");
+        assert_eq!(place.run(&format!("acl explain door-7 {other}")).status, 1);
+    }
+    let table = "role:sensor publish site/north/some-device/x deny\n\
+                 role:sensor publish site/north/some-device/x allow tag.site=north rule=local-publish.site\n\
+                 role:sensor subscribe site/+/x deny tag.hall=2\nrole:sensor subscribe site/+/x allow tag.site=south\n";
+    let ran = place.run_with_input("acl test -", table.as_bytes());
+    assert_eq!((ran.status, ran.out.as_str()), (0, "4 expectations: all as expected\n"));
+    let ran = place.run_with_input("acl test -", b"role:sensr POST t allow\n");
+    assert!(ran.status == 1 && ran.err.contains("-:1: there is no role \"sensr\""), "{}", ran.err);
+    assert!(ran.err.contains("did you mean role:sensor?"), "{}", ran.err);
+    // Of a reading, too.
+    place.write("conf.d/50-up.toml", "[role.sensor.uplink.hall]\npath = \"h\"\ntopic = \"x/{tag.hall}\"\n");
+    let refused = place.run("acl explain door-7 POST h").out;
+    assert!(refused.contains("needs the tag hall") && refused.contains("50-up.toml:"), "{refused}");
+    let passes = place.run("acl explain door-7 publish t/env").fine();
+    assert!(passes.contains("payload  up to") && !passes.contains("Block1"), "{passes}");
+    let help = place.run("help acl test").fine();
+    for key in ["role:NAME", "rule=", "topic=", "reason=", "qos=", "content-format=", "bytes=", "tag.NAME="] {
+        assert!(help.contains(key), "{key}: {help}");
+    }
+}
+
+#[test]
 fn a_device_behind_another_is_added_shown_explained_and_moved() {
     let place = place();
     let rules = "[role.sensor.on-behalf.all]\npath = \"t/#\"\n";
@@ -322,7 +367,7 @@ fn a_retained_publish_is_explained_and_so_is_one_that_deletes_what_is_retained()
     for (asked, told) in [
         ("g --retain --payload=", "deletes"),
         ("k --retain --payload=", "needs delete = true and retain = true in the rule"),
-        ("event/x --retain", "is not retained: what allows it has retain = false"),
+        ("event/x --retain", "is not retained: rule local-publish.event has retain = false"),
     ] {
         let ran = place.run(&format!("acl explain door-7 publish {asked}"));
         assert!(ran.out.contains(told), "{asked}: {}", ran.out);

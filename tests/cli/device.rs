@@ -706,3 +706,67 @@ fn what_adding_prints_as_json_is_imported_as_the_same_device() {
     place.write("x.json", "{\"id\":\"x\",\"role\":\"sensor\",\"psk\":\"hex:00\",\"psk_hex\":\"01\"}");
     place.run("device import x.json").failed(1, &["x.json:1", "psk", "psk_hex"]);
 }
+
+#[test]
+fn a_key_that_repeats_a_pattern_is_called_weak_everywhere() {
+    let place = Place::new();
+    let added = place.run("device add a --role sensor --psk text:aaaaaaaaaaaaaaaa");
+    assert!(added.err.contains("the key is one character, repeated: it may be guessed"), "{}", added.err);
+    let rekeyed = place.run("device rekey a --psk text:abcabcabcabcabcabc");
+    assert!(rekeyed.err.contains("the key is 3 characters, repeated"), "{}", rekeyed.err);
+    place.write("new.csv", "id,role,psk\nb,sensor,text:12341234123412341234\n");
+    let imported = place.run("device import new.csv");
+    assert!(imported.err.contains("b: the key is 4 characters, repeated"), "{}", imported.err);
+    let said = place.run("check --security").out;
+    assert!(said.contains("pre-shared keys that repeat one character or a short pattern: a, b"), "{said}");
+}
+
+#[test]
+fn a_role_that_is_not_there_is_named_with_the_line_of_the_import() {
+    let place = Place::new();
+    place.write("new.csv", "id,role,psk\na,sensor,generate\nb,sensr,generate\n");
+    let said = place.run("device import new.csv");
+    assert_eq!(said.status, 1);
+    let wanted = "new.csv:3: device b: there is no role \"sensr\"";
+    assert!(said.err.contains(wanted), "{}", said.err);
+}
+
+#[test]
+fn a_device_of_the_configuration_is_switched_off_where_it_is_written() {
+    let place = Place::new();
+    place.write("a.psk", "text:0123456789abcdef");
+    place.write("conf.d/40-a.toml", "[device.a]\nrole = \"sensor\"\npsk-file = \"../a.psk\"\n");
+    place.run("device disable a").failed(
+        1,
+        &[
+            "40-a.toml:1: device a is in the configuration; write enabled = false into [device.a] there",
+            "conf.d",
+            "reload",
+        ],
+    );
+    place.write("conf.d/90-a.toml", "[device.a]\nenabled = false\n");
+    place.run("device enable a").failed(
+        1,
+        &["device a is switched off by ", "90-a.toml:2; take enabled = false out of [device.a] there"],
+    );
+}
+
+#[test]
+fn no_line_is_printed_that_the_certificate_of_the_gateway_lets_fail() {
+    let place = Place::new();
+    let key = rcgen::KeyPair::generate().expect("a key");
+    for (name, is_printed) in [("other.example", false), ("localhost", true)] {
+        let params = rcgen::CertificateParams::new([name.to_owned()]).expect("a name");
+        place.write("mqtt.pem", &params.self_signed(&key).expect("a certificate").pem());
+        place.write("mqtt.key", &key.serialize_pem());
+        let files = "[mqtt]\nlisten = [\"127.0.0.1:8883\"]\ncertificate-file = \"../mqtt.pem\"\nkey-file = \"../mqtt.key\"\n";
+        place.write("conf.d/40-mqtt.toml", files);
+        let said = place.run(&format!("device add {} --role sensor --password", &name[..5])).fine();
+        assert_eq!(said.contains("mosquitto_pub"), is_printed, "{said}");
+        assert_eq!(
+            said.contains("put a certificate with a name or address of this gateway"),
+            !is_printed,
+            "{said}"
+        );
+    }
+}

@@ -212,6 +212,14 @@ fn a_key_that_makes_no_sense_is_refused_with_its_line() {
         "[role.r.local-subscribe.l]\ntopic = \"home/#\"\nretain = false\n",
         "role.r.local-subscribe.l.retain: ",
     );
+    let tagged =
+        |topic: &str, deny: bool| format!("[role.r.local-subscribe.l]\ntopic = \"{topic}\"\ndeny = {deny}\n");
+    wrong(&tagged("{tag.site}/#", false), "the first level of \"{tag.site}/#\" has {tag.site}");
+    wrong(&tagged("x-{tag.site}", false), "the first level of");
+    wrong(&tagged("home/{tag.site}/#", true), "would deny nothing to a device without the tag");
+    wrong(&tagged("home/{tag.a b}/#", false), "{tag.a b} does not name a tag");
+    wrong(&tagged("home/{tag.}/#", false), "{tag.} does not name a tag");
+    wrong(&tagged("home/{query.x}/#", false), "is no topic filter");
     // What is not built is no key.
     wrong("when = \"payload.t > 5\"\n", "role.r.uplink.x.when: ");
     wrong("topic = \"x/{tag.a b}\"\n", "{tag.a b} does not name a tag");

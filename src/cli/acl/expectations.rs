@@ -31,6 +31,7 @@ use crate::cli::input::text_of_or_stdin;
 use crate::cli::output::plural;
 use crate::config::Settings;
 use crate::config::acl::{Question, RETAIN_OF_PUBLISH, explain, supposed};
+use crate::config::scalar::did_you_mean;
 use crate::gate::tag::Tags;
 use crate::gate::{Device, Gate, Reason, SharedDevice, Supposed};
 use crate::message::Name;
@@ -162,7 +163,7 @@ impl Judge<'_> {
             return Ok(explain(self.settings, &self.gate, self.now, device, *question, path, *supposed));
         };
         let role = self.settings.gate.roles.iter().find(|known| known.name.as_str() == role);
-        let role = role.ok_or_else(|| format!("there is no role {:?}", &device[ROLE.len()..]))?;
+        let role = role.ok_or_else(|| no_role(self.settings, &device[ROLE.len()..]))?;
         let mut settings = self.settings.gate.clone();
         let stand_in = Name::parse(STAND_IN).into_iter();
         let device = |id| Device { tags: tags.clone(), ..Device::new(id, role.name.clone()) };
@@ -170,6 +171,18 @@ impl Judge<'_> {
         let gate = Gate::new(settings, self.now);
         Ok(explain(self.settings, &gate, self.now, STAND_IN, *question, path, *supposed))
     }
+}
+
+/// What is wrong with `role:NAME`.
+fn no_role(settings: &Settings, name: &str) -> String {
+    let expects = "role:NAME is the name of a [role.NAME], which a device of no registry then has";
+    let known = || settings.gate.roles.iter().map(|role| role.name.as_str());
+    let way_out = match did_you_mean(name, known()) {
+        Some(near) => format!("did you mean role:{near}?"),
+        None if known().next().is_none() => "no role is configured".to_owned(),
+        None => format!("there are: {}", known().take(20).collect::<Vec<_>>().join(", ")),
+    };
+    format!("there is no role {name:?}: {expects}; {way_out}")
 }
 
 /// The highest QoS: of a filter as it is granted, of a message as it is published.

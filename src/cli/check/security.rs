@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use super::Report;
 use crate::cli::Context;
 use crate::cli::error::CommandError;
-use crate::cli::key::PSK_MIN;
+use crate::cli::key::{PSK_MIN, Weakness, weakness};
 use crate::cli::output::{plural, span};
 use crate::config::schema::{self, Kind};
 use crate::config::show::{Shown, show};
@@ -235,17 +235,25 @@ fn ages(files: Vec<PathBuf>, now: SystemTime) -> Vec<Finding> {
     vec![Finding::warn("keys", message).advice("give new ones, to the device or the broker first")]
 }
 
-/// Pre-shared keys that are short, or shared.
+/// Pre-shared keys that are short, a pattern, or shared.
 fn keys(settings: &Settings) -> Vec<Finding> {
     let devices = &settings.gate.devices;
-    let short =
-        devices.iter().filter(|device| device.psk.as_ref().is_some_and(|psk| psk.key.len() < PSK_MIN));
-    let short: Vec<&str> = short.map(|device| device.id.as_str()).collect();
+    let (mut short, mut patterns) = (Vec::new(), Vec::new());
+    for device in devices {
+        match device.psk.as_ref().and_then(|psk| weakness(&psk.key)) {
+            Some(Weakness::Short(_)) => short.push(device.id.as_str()),
+            Some(Weakness::Repeated(_)) => patterns.push(device.id.as_str()),
+            None => {}
+        }
+    }
     let mut findings = Vec::new();
-    if !short.is_empty() {
-        let message = format!("pre-shared keys of less than {PSK_MIN} bytes: {}", names(&short));
+    let kinds = [
+        (format!("of less than {PSK_MIN} bytes"), short),
+        ("that repeat one character or a short pattern".to_owned(), patterns),
+    ];
+    for (kind, ids) in kinds.into_iter().filter(|(_, ids)| !ids.is_empty()) {
         findings.push(
-            Finding::warn("devices", message)
+            Finding::warn("devices", format!("pre-shared keys {kind}: {}", names(&ids)))
                 .advice(
                     "`tombolo device rekey ID --psk` makes one that cannot be guessed, and with `--overlap 7d` the device \
                      may use both meanwhile; of a [device.ID] in the configuration, put one into its psk-file; then give it \

@@ -13,7 +13,7 @@ use super::password;
 use super::{Told, tell, without_level};
 use crate::cli::args::DeviceAddArguments;
 use crate::cli::error::CommandError;
-use crate::cli::key::{PSK_MIN, from_argument};
+use crate::cli::key::{PSK_MIN, Weakness, from_argument, weakness};
 use crate::cli::output::{Gone, align, plural};
 use crate::cli::{Context, note};
 use crate::config::certificate::{self, format_key_hash, parse_key_hash};
@@ -108,7 +108,7 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         ..Device::new(id, role)
     };
     let file = add(&loaded, &device).map_err(|finding| CommandError::Failed(without_level(&finding)))?;
-    let short_key = device.psk.as_ref().and_then(|psk| short(psk.key.len(), OPTION_MAKES));
+    let short_key = device.psk.as_ref().and_then(|psk| weak(&psk.key, OPTION_MAKES));
     let short_password = password.as_ref().and_then(|password| password::short(password));
     short_key.into_iter().chain(short_password).for_each(note);
     loaded.mute_child(&device).into_iter().for_each(note);
@@ -170,14 +170,16 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
     Ok(())
 }
 
-/// The warning about a key of so many bytes, if it is short. `maker`: what makes a better one.
-pub(super) fn short(length: usize, maker: &str) -> Option<String> {
-    (length < PSK_MIN).then(|| {
-        format!(
-            "the key has only {}: it may be guessed; use {PSK_MIN} random bytes or more, as {maker} makes them",
-            plural(length as u64, "byte")
-        )
-    })
+/// The warning about a key that may be guessed. `maker`: what makes a better one.
+pub(super) fn weak(key: &[u8], maker: &str) -> Option<String> {
+    let what = match weakness(key)? {
+        Weakness::Short(length) => format!("has only {}", plural(length as u64, "byte")),
+        Weakness::Repeated(1) => "is one character, repeated".to_owned(),
+        Weakness::Repeated(period) => format!("is {period} characters, repeated"),
+    };
+    Some(format!(
+        "the key {what}: it may be guessed; use {PSK_MIN} random bytes or more, as {maker} makes them"
+    ))
 }
 
 /// Parses the value of `--certificate-issuer`.

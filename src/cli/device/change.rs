@@ -13,12 +13,12 @@ use crate::cli::key::from_argument;
 use crate::cli::output::{patiently, span};
 use crate::cli::{Context, note};
 use crate::clock::UnixTime;
-use crate::config::Loaded;
 use crate::config::certificate::format_key_hash;
 use crate::config::registry::credentials::format_time;
 use crate::config::registry::io::{change, today};
 use crate::config::registry::{Entry, OverlapEnd, Promoted};
 use crate::config::scalar::{PSK_IDENTITY_MAX, format_psk_identity, parse_psk_identity};
+use crate::config::{DeviceSource, Loaded, Paths};
 use crate::control::io::client::ClientError;
 use crate::control::protocol::{Code, Failure};
 use crate::gate::jwt::{JwtKey, KEYS_MAX};
@@ -60,6 +60,9 @@ pub(super) fn enable(context: &Context, id: &str, enabled: bool) -> Result<(), C
         }
         loaded => loaded?,
     };
+    if let Some(way_out) = not_of_registry(context, &loaded, id, enabled) {
+        return Err(CommandError::Failed(way_out));
+    }
     let (_, told) = apply(context, &loaded, id, |entry| {
         entry.enabled = enabled;
         Ok(())
@@ -72,6 +75,51 @@ pub(super) fn enable(context: &Context, id: &str, enabled: bool) -> Result<(), C
         false => "its sessions are closed, and it cannot connect; its stored readings are still sent",
     };
     Ok(context.out.line(format_args!("{word}d {id}; {}", effect(&told, running)))?)
+}
+
+/// What switches a device off or on that is not of the registry; `None`: it is, or it is not known.
+fn not_of_registry(context: &Context, loaded: &Loaded, id: &str, enabled: bool) -> Option<String> {
+    let folder = Paths::conf_d(&context.options().config);
+    let reload = context.hint("reload");
+    let off = loaded.place(&["device", id, "enabled"]).filter(|_| enabled);
+    if let Some(known) = loaded.known(id) {
+        if known.source != DeviceSource::Configuration || loaded.registry.has_file(id) {
+            return None;
+        }
+        let mut ports = loaded.settings.serial.iter();
+        let table = ports.find_map(|port| port.table_of(id)).unwrap_or_else(|| format!("device.{id}"));
+        let place = known.place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
+        let way_out = match off {
+            Some(off) => format!("take enabled = false out of [{table}] at {off}"),
+            None if enabled => format!("take enabled = false out of [{table}]"),
+            None => {
+                format!("write enabled = false into [{table}] there, or in a file of {}", folder.display())
+            }
+        };
+        return Some(format!("{place}device {id} is in the configuration; {way_out}, then `{reload}`"));
+    }
+    if loaded.registry.has_file(id) {
+        return None;
+    }
+    if let Some(off) = off {
+        return Some(format!(
+            "device {id} is switched off by {off}; take enabled = false out of [device.{id}] there, then `{reload}`"
+        ));
+    }
+    let stored = || super::of_fleets(loaded).into_iter().find(|(known, _)| known.id == id);
+    let seen = || running::ask(context, Some(id)).ok()?.remove(id)?.fleet;
+    let fleet = stored().map(|(_, fleet)| fleet.to_string()).or_else(seen)?;
+    let way_out = match enabled {
+        true => format!("take enabled = false out of [device.{id}], where it is written"),
+        false => format!(
+            "write [device.{id}] with enabled = false into a file of {}, such as {}",
+            folder.display(),
+            folder.join(format!("90-{id}.toml")).display()
+        ),
+    };
+    Some(format!(
+        "device {id} belongs to fleet {fleet} and has no file of its own; {way_out}, then `{reload}`"
+    ))
 }
 
 /// `tombolo device rekey`
@@ -154,7 +202,7 @@ pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Resul
         let used = if matches!(used, NextUse::Not) { used_next(context, &id) } else { used };
         note(said_of_waiting(&id, &identity, used, until.is_some()));
     }
-    let short = shown.psk.as_ref().and_then(|psk| add::short(psk.key.len(), add::OPTION_MAKES));
+    let short = shown.psk.as_ref().and_then(|psk| add::weak(&psk.key, add::OPTION_MAKES));
     short.into_iter().for_each(note);
     if context.out.json {
         let mut object = add::in_json(&shown);

@@ -9,6 +9,7 @@ use crate::config::acl::{Question, explain};
 use crate::gate::settings::{Device, Role};
 use crate::gate::{Gate, Supposed};
 use crate::message::{Lane, Method, Path};
+use crate::southbound::mqtt::bus::Client;
 use crate::southbound::mqtt::explain::{paths_of_commands, publishable, receivable};
 
 /// The command that sends a first reading, to a path that the device's rules allow.
@@ -68,12 +69,14 @@ pub(super) fn attempt(settings: &Settings, device: &Device) -> Attempt {
         explain(settings, &gate, now, id, question, text, Supposed::default())["allowed"] == true
     };
     let local = settings.mqtt.local.iter().find(|(role, _)| *role == device.role).map(|(_, rules)| rules);
-    let mut topics = publishable(local, id).map(|(_, _, filter)| example(&filter));
+    let client = Client { device: id, tags: &device.tags };
+    let mut topics = publishable(local, client).map(|(_, _, filter)| example(&filter));
     if let Some(topic) = topics.find(|topic| is_allowed(Question::Publish, topic)) {
         return Attempt::Publish(topic);
     }
     let downlink = role_of(settings, device).map_or(&[][..], |role| &role.downlink);
-    let mut filters = receivable(local, id).chain(paths_of_commands(downlink)).map(|(_, _, filter)| filter);
+    let mut filters =
+        receivable(local, client).chain(paths_of_commands(downlink)).map(|(_, _, filter)| filter);
     match filters.find(|filter| is_allowed(Question::Subscribe, filter)) {
         Some(filter) => Attempt::Subscribe(filter),
         None => Attempt::Nothing,

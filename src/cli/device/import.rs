@@ -33,10 +33,10 @@ use crate::cli::input::text_of_or_stdin;
 use crate::cli::output::{patiently, plural};
 use crate::cli::{Context, note};
 use crate::clock::UnixTime;
-use crate::config::Loaded;
 use crate::config::certificate::{parse_key_hash, public_key_info};
 use crate::config::registry::io::{check_import, import, random_key, random_key_bytes, today};
 use crate::config::scalar::{format_hex, parse_psk, parse_psk_identity};
+use crate::config::{Finding, Loaded};
 use crate::gate::certificate::{CertificateName, NameKind};
 use crate::gate::jwt::JwtKey;
 use crate::gate::login::{Login, PasswordHash, USERNAME_MAX};
@@ -87,11 +87,12 @@ struct Made {
     chosen_length: Option<usize>,
 }
 
-/// The warnings about keys and passwords that are short, each with the first device and a number.
+/// The warnings about keys and passwords that may be guessed, each with the first device and a
+/// number.
 fn weak(devices: &[Device], made: &[Made]) -> Vec<String> {
     let keys = devices
         .iter()
-        .filter_map(|device| Some((&device.id, add::short(device.psk.as_ref()?.key.len(), "`generate`")?)));
+        .filter_map(|device| Some((&device.id, add::weak(&device.psk.as_ref()?.key, "`generate`")?)));
     let passwords = devices.iter().zip(made).filter_map(|(device, made)| {
         Some((&device.id, password::short_of(made.chosen_length?, "`generate`")?))
     });
@@ -146,7 +147,13 @@ pub(super) fn run(context: &Context, arguments: &DeviceImportArguments) -> Resul
     };
     patiently("reading the devices", convert);
     let findings = check_import(&loaded, &devices);
-    faults.extend(findings.iter().map(without_level));
+    let lines: BTreeMap<&str, usize> =
+        rows.iter().filter_map(|row| Some((row.fields.get("id")?.as_str(), row.line))).collect();
+    let line_of = |finding: &Finding| lines.get(finding.subject.strip_prefix("device ")?);
+    faults.extend(findings.iter().map(|finding| match line_of(finding) {
+        Some(line) => format!("{}:{line}: {}", arguments.file.display(), without_level(finding)),
+        None => without_level(finding),
+    }));
     if !faults.is_empty() {
         for fault in faults.iter().take(FAULTS_SHOWN) {
             note(fault);

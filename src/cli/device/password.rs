@@ -208,6 +208,12 @@ pub(super) fn say(
              or address of this gateway: they refuse it until there is one with the name that they use",
         );
     }
+    if plain.is_none() && tls.as_ref().is_some_and(|reach| !reach.fits) {
+        return Ok(context.out.line(
+            "no client that checks it can connect yet: put a certificate with a name or address of this gateway into \
+             mqtt.certificate-file, or set mqtt.insecure-listen for clients of this machine, then reload",
+        )?);
+    }
     let target = match tls {
         Some(reach) if reach.fits || plain.is_none() => {
             let machine = match (reach.is_local, client::is_local(&mqtt.listen)) {

@@ -163,7 +163,7 @@ fn local_rules(
         };
         let filter = filter::filter(&table.into(), |key, message, advice| fail_with(key, message, advice));
         let mut fail = |key: &str, message: String| {
-            let advice = "write a topic filter, like \"home/#\"; {device} stands for the client's device";
+            let advice = "write a topic filter, like \"home/#\"; {device} stands for the client's device, {tag.NAME} for its tag NAME";
             fail_with(&[key], message, advice);
         };
         let Some(topic) = &table.topic else {
@@ -206,9 +206,15 @@ fn local_rules(
             content_formats,
             filter,
         };
-        // As of a device with the longest id.
-        if rule.filter(&"d".repeat(NAME_MAX)).is_none_or(|filter| filter.as_str().contains(['{', '}'])) {
+        // As of a device with the longest id and the longest tags.
+        let longest = "d".repeat(NAME_MAX);
+        let filter = rule.filled(&longest, |_| Some(&longest));
+        if filter.is_none_or(|filter| filter.as_str().contains(['{', '}'])) {
             fail("topic", format!("{topic:?} is no topic filter"));
+            continue;
+        }
+        if let Some((message, advice)) = fault_of_tags(&rule) {
+            fail_with(&["topic"], message, &advice);
             continue;
         }
         filter::warn_of_contradiction(&rule.filter.when, |message, advice| {
@@ -217,6 +223,27 @@ fn local_rules(
         rules.push(rule);
     }
     (!is_faulty).then_some(rules)
+}
+
+/// What is wrong with the tags in the topic of a rule, and the way out.
+fn fault_of_tags(rule: &LocalRule) -> Option<(String, String)> {
+    let name = rule.tag_names().next()?;
+    if let Some(bad) = rule.tag_names().find(|name| Name::parse(name).is_err()) {
+        let advice = "a name has letters, digits, '.', '_' and '-', and begins with a letter or a digit";
+        return Some((format!("{{tag.{bad}}} does not name a tag"), advice.to_owned()));
+    }
+    if rule.topic.split('/').next().is_some_and(|level| level.contains("{tag.")) {
+        let message = format!("the first level of {:?} has {{tag.{name}}}", rule.topic);
+        let advice =
+            "write literal text as the first level: a tag stands in a namespace, and does not choose it";
+        return Some((message, advice.to_owned()));
+    }
+    // To a device without the tag the rule would not exist, and so deny nothing.
+    rule.deny.then(|| {
+        let message =
+            format!("a rule with deny = true has {{tag.{name}}}, and would deny nothing to a device without the tag");
+        (message, "write the topics without a tag, with + in its place; nothing is allowed without a rule that allows it".to_owned())
+    })
 }
 
 /// Without TLS a password can be read by all who see the packets: only what stays on this machine.

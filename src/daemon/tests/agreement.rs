@@ -28,7 +28,7 @@ use crate::southbound::mqtt::{self as local, BusMessage, BusRequest, Intake, Sou
 /// Patterns, topics and paths from few words, so that they meet.
 fn words(wild: bool) -> impl Strategy<Value = String> {
     let level = if wild {
-        prop::sample::select(vec!["t", "home", "a", "b", "+", "+", "+"])
+        prop::sample::select(vec!["t", "home", "a", "b", "north", "+", "+", "+", "+"])
     } else {
         prop::sample::select(vec!["t", "home", "a", "b"])
     };
@@ -42,7 +42,10 @@ pub(super) fn paths() -> impl Strategy<Value = String> {
     let before = vec![
         "", "", "", "", "", "", "", "", "", "~b/", "~b/", "~b/", "~a/", "~nobody/", "~b/~b/", "/", "rd/",
     ];
-    (prop::sample::select(before), words(false)).prop_map(|(before, path)| format!("{before}{path}"))
+    // Those that begin so are topics of rules with a tag.
+    let own = prop::sample::select(vec!["", "", "", "", "home/north/", "home/x-/"]);
+    (prop::sample::select(before), own, words(false))
+        .prop_map(|(before, own, path)| format!("{before}{own}{path}"))
 }
 
 /// The keys of rules that allow, each of which may be there.
@@ -112,8 +115,8 @@ pub(super) fn configuration() -> impl Strategy<Value = String> {
     ];
     let role = prop::sample::select(vec!["r", "r", "base", "s", "s"]);
     let deny = prop::bool::weighted(0.15);
-    // Of local rules the first level may be the device's.
-    let own = prop::bool::weighted(0.2);
+    // Of local rules the first level may be the device's, and one a tag.
+    let own = prop::sample::select(vec!["", "", "", "", "own", "tag", "no-tag"]);
     let rule = (role, prop::sample::select(kinds), words(true), own, deny, keys());
     let most = prop::option::weighted(0.15, 2..5_u32);
     let includes = prop::bool::weighted(0.7);
@@ -127,9 +130,14 @@ pub(super) fn configuration() -> impl Strategy<Value = String> {
             text.extend(most.map(|most| format!("max-payload = {most}\n")));
             let mut seen = std::collections::BTreeSet::new();
             for (at, (role, kind, pattern, own, deny, keys)) in rules.into_iter().enumerate() {
-                let pattern = match own && kind.starts_with("local") {
-                    true => format!("{{device}}/{pattern}"),
-                    false => pattern,
+                let pattern = match own {
+                    "own" if kind.starts_with("local") => format!("{{device}}/{pattern}"),
+                    // The tag `site` is `north`, and there is no tag `hall`.
+                    "tag" if kind.starts_with("local") && !deny => format!("home/{{tag.site}}/{pattern}"),
+                    "no-tag" if kind.starts_with("local") && !deny => {
+                        format!("home/x-{{tag.hall}}/{pattern}")
+                    }
+                    _ => pattern,
                 };
                 // Two of one pattern are a fault, which disables the role.
                 if seen.insert((role, kind, pattern.clone())) {
@@ -539,6 +547,12 @@ const CHANGES: &[(&str, Change)] = &[
         rules.for_each(|rule| rule.roles.clear());
     }),
     ("downlink", |gate, _| gate.roles.iter_mut().for_each(|role| role.downlink.clear())),
+    ("tags of local rules", |_, mqtt| {
+        mqtt.local.iter_mut().for_each(|(_, rules)| {
+            rules.publish.retain(|rule| !rule.topic.contains("{tag."));
+            rules.subscribe.retain(|rule| !rule.topic.contains("{tag."));
+        });
+    }),
     ("local-publish deny", |_, mqtt| {
         mqtt.local.iter_mut().for_each(|(_, rules)| rules.publish.retain(|rule| !rule.deny));
     }),

@@ -12,9 +12,10 @@ use std::collections::HashMap;
 use mqtt_protocol_core::mqtt::packet::{Qos, RetainHandling};
 
 use super::filter::Filter;
-use crate::gate::matcher::DEVICE;
+use crate::gate::matcher::{DEVICE, Piece, pieces};
 use crate::gate::settings::ReadingFilter;
 use crate::gate::stage::Refusal;
+use crate::gate::tag::Tags;
 use crate::message::{ContentFormat, Name, TOPIC_MAX, is_topic_character};
 
 /// Most topics with a retained message.
@@ -43,7 +44,7 @@ pub struct LocalRule {
     pub name: Name,
     /// The role that it is from, where its role includes that one.
     pub from: Option<Name>,
-    /// A topic filter, which may contain `{device}`.
+    /// A topic filter, which may contain `{device}` and, of a rule that allows, `{tag.NAME}`.
     pub topic: String,
     /// A deny rule that matches has precedence over every other rule.
     pub deny: bool,
@@ -80,10 +81,64 @@ pub struct LocalRules {
     pub subscribe: Vec<LocalRule>,
 }
 
+/// The device of a client: what stands for the placeholders of its rules.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    /// Its id.
+    pub device: &'a str,
+    /// Its tags.
+    pub tags: &'a Tags,
+}
+
 impl LocalRule {
-    /// The filter of a device.
-    pub fn filter(&self, device: &str) -> Option<Filter> {
-        Filter::parse(&self.topic.replace(DEVICE, device)).ok()
+    /// The filter of a device. `None`: it has not all tags that the topic needs, so it is not given
+    /// the rule.
+    pub fn filter(&self, client: Client<'_>) -> Option<Filter> {
+        self.filled(client.device, |name| client.tags.get(name))
+    }
+
+    /// The filter with these in the places. What is put in is not searched for placeholders again.
+    pub fn filled<'t>(&'t self, device: &'t str, tag: impl Fn(&'t str) -> Option<&'t str>) -> Option<Filter> {
+        let mut topic = String::with_capacity(self.topic.len());
+        for piece in pieces(&self.topic) {
+            topic.push_str(match piece {
+                Piece::Text(text) => text,
+                Piece::Device => device,
+                Piece::Tag(name) => tag(name)?,
+            });
+        }
+        Filter::parse(&topic).ok()
+    }
+
+    /// The names of the tags that the topic needs.
+    pub fn tag_names(&self) -> impl Iterator<Item = &str> {
+        pieces(&self.topic).filter_map(|piece| match piece {
+            Piece::Tag(name) => Some(name),
+            _ => None,
+        })
+    }
+
+    /// The filter of what the rule would be about if the device had all tags, and the first that it
+    /// does not have. `None`: it has all.
+    pub fn lacking(&self, client: Client<'_>) -> Option<(&str, Filter)> {
+        let is_lacking = |name: &&str| client.tags.get(name).is_none();
+        let first = self.tag_names().find(is_lacking)?;
+        let level = |level: &str| {
+            let mut text = String::new();
+            for piece in pieces(level) {
+                match piece {
+                    Piece::Text(part) => text.push_str(part),
+                    Piece::Device => text.push_str(client.device),
+                    Piece::Tag(name) => match client.tags.get(name) {
+                        Some(value) => text.push_str(value),
+                        None => return "+".to_owned(),
+                    },
+                }
+            }
+            text
+        };
+        let levels: Vec<String> = self.topic.split('/').map(level).collect();
+        Some((first, Filter::parse(&levels.join("/")).ok()?))
     }
 }
 

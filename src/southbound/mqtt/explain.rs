@@ -2,7 +2,7 @@
 //!
 //! It asks the rules as a session does ([`bus`](super::bus)); tests compare the two.
 
-use super::bus::{Grant, LocalRule, LocalRules, is_topic};
+use super::bus::{Client, Grant, LocalRule, LocalRules, is_topic};
 use super::filter::{Filter, FilterError};
 use crate::gate::DownlinkRule;
 use crate::gate::explain::Candidate;
@@ -67,17 +67,17 @@ impl Judged {
 /// What of local clients a device may receive, for the rule that comes nearest.
 pub fn receivable<'r>(
     rules: Option<&'r LocalRules>,
-    device: &'r str,
+    client: Client<'r>,
 ) -> impl Iterator<Item = Candidate> + 'r {
-    candidates(rules.map_or(&[][..], |rules| &rules.subscribe), "local-subscribe", device)
+    candidates(rules.map_or(&[][..], |rules| &rules.subscribe), "local-subscribe", client)
 }
 
 /// What a device may publish to local clients, for the rule that comes nearest.
 pub fn publishable<'r>(
     rules: Option<&'r LocalRules>,
-    device: &'r str,
+    client: Client<'r>,
 ) -> impl Iterator<Item = Candidate> + 'r {
-    candidates(rules.map_or(&[][..], |rules| &rules.publish), "local-publish", device)
+    candidates(rules.map_or(&[][..], |rules| &rules.publish), "local-publish", client)
 }
 
 /// The paths at which a device may be told something, for the rule that comes nearest.
@@ -92,10 +92,10 @@ pub fn paths_of_commands(downlink: &[DownlinkRule]) -> impl Iterator<Item = Cand
 fn candidates<'r>(
     rules: &'r [LocalRule],
     kind: &'r str,
-    device: &'r str,
+    client: Client<'r>,
 ) -> impl Iterator<Item = Candidate> + 'r {
     let rules = rules.iter().filter(|rule| !rule.deny);
-    rules.filter_map(move |rule| Some(candidate(kind, &rule.name, rule.from.as_ref(), &rule.filter(device)?)))
+    rules.filter_map(move |rule| Some(candidate(kind, &rule.name, rule.from.as_ref(), &rule.filter(client)?)))
 }
 
 fn candidate(kind: &str, name: &Name, from: Option<&Name>, filter: &Filter) -> Candidate {
@@ -103,12 +103,12 @@ fn candidate(kind: &str, name: &Name, from: Option<&Name>, filter: &Filter) -> C
 }
 
 /// Whether a device may publish to local clients on this topic.
-pub fn publish(rules: Option<&LocalRules>, device: &str, topic: &str) -> Judged {
+pub fn publish(rules: Option<&LocalRules>, client: Client<'_>, topic: &str) -> Judged {
     if !is_topic(topic) {
         return Judged::Invalid;
     }
     let (denying, allowing): (Vec<&LocalRule>, Vec<_>) =
-        publish_rules(rules, device, topic).partition(|rule| rule.deny);
+        publish_rules(rules, client, topic).partition(|rule| rule.deny);
     match (denying.first(), allowing.first()) {
         (Some(rule), _) => Judged::Denied((*rule).into()),
         (None, Some(rule)) => Judged::Local((*rule).into()),
@@ -117,28 +117,37 @@ pub fn publish(rules: Option<&LocalRules>, device: &str, topic: &str) -> Judged 
 }
 
 /// How a message that [`publish`] allows may be published: each rule grants what it says.
-pub fn publish_grant(rules: Option<&LocalRules>, device: &str, topic: &str) -> Grant {
-    let grants = || publish_rules(rules, device, topic).filter(|rule| !rule.deny).map(|rule| rule.grant);
+pub fn publish_grant(rules: Option<&LocalRules>, client: Client<'_>, topic: &str) -> Grant {
+    let grants = || publish_allowing(rules, client, topic).map(|rule| rule.grant);
     Grant {
         retain: grants().any(|grant| grant.retain),
         qos: grants().map(|grant| grant.qos).max().unwrap_or(0),
     }
 }
 
+/// The rules that allow a publish, if none denies it.
+pub fn publish_allowing<'r>(
+    rules: Option<&'r LocalRules>,
+    client: Client<'r>,
+    topic: &'r str,
+) -> impl Iterator<Item = &'r LocalRule> {
+    publish_rules(rules, client, topic).filter(|rule| !rule.deny)
+}
+
 fn publish_rules<'r>(
     rules: Option<&'r LocalRules>,
-    device: &'r str,
+    client: Client<'r>,
     topic: &'r str,
 ) -> impl Iterator<Item = &'r LocalRule> {
     let rules = rules.map_or(&[][..], |rules| &rules.publish);
-    rules.iter().filter(move |rule| rule.filter(device).is_some_and(|filter| filter.matches(topic)))
+    rules.iter().filter(move |rule| rule.filter(client).is_some_and(|filter| filter.matches(topic)))
 }
 
 /// Whether a device may subscribe to this filter.
 pub fn subscribe(
     rules: Option<&LocalRules>,
     downlink: &[DownlinkRule],
-    device: &str,
+    client: Client<'_>,
     filter: &str,
 ) -> Judged {
     let wanted = match Filter::parse(filter) {
@@ -146,7 +155,7 @@ pub fn subscribe(
         Err(FilterError::Shared) => return Judged::Shared,
         Err(FilterError::Invalid) => return Judged::Invalid,
     };
-    match (local_rule(rules, device, &wanted), downlink_rule(downlink, &wanted)) {
+    match (local_rule(rules, client, &wanted), downlink_rule(downlink, &wanted)) {
         (Judged::Local(rule), _) => Judged::Local(rule),
         (_, Some(rule)) => Judged::Downlink(rule.into()),
         (judged, None) => judged,
@@ -158,12 +167,12 @@ pub fn subscribe(
 pub fn highest_qos(
     rules: Option<&LocalRules>,
     downlink: &[DownlinkRule],
-    device: &str,
+    client: Client<'_>,
     filter: &str,
     max_queued: usize,
 ) -> u8 {
     let Ok(wanted) = Filter::parse(filter) else { return 0 };
-    match local_rule(rules, device, &wanted).is_allowed() && max_queued > 0 {
+    match local_rule(rules, client, &wanted).is_allowed() && max_queued > 0 {
         true => 2,
         false => u8::from(downlink_rule(downlink, &wanted).is_some()),
     }
@@ -171,9 +180,9 @@ pub fn highest_qos(
 
 /// The rule that lets a device receive some of what a filter matches from local clients; if all of
 /// it is denied, the rule that denies.
-fn local_rule(rules: Option<&LocalRules>, device: &str, wanted: &Filter) -> Judged {
+fn local_rule(rules: Option<&LocalRules>, client: Client<'_>, wanted: &Filter) -> Judged {
     let rules = rules.map_or(&[][..], |rules| &rules.subscribe);
-    let with = |rule: &LocalRule| rule.filter(device)?.intersection(wanted);
+    let with = |rule: &LocalRule| rule.filter(client)?.intersection(wanted);
     let met = rules.iter().filter_map(|rule| Some((rule, with(rule)?)));
     let (denying, allowing): (Vec<_>, Vec<_>) = met.partition(|(rule, _)| rule.deny);
     let denied: Vec<&Filter> = denying.iter().map(|(_, filter)| filter).collect();
@@ -185,6 +194,47 @@ fn local_rule(rules: Option<&LocalRules>, device: &str, wanted: &Filter) -> Judg
         Some((rule, _)) => Judged::Denied((*rule).into()),
         None => Judged::NoRule,
     }
+}
+
+/// A rule that a device is not given because it has not all tags that the topic needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lacking<'r> {
+    /// The rule's name.
+    pub rule: &'r Name,
+    /// The role that it is from, where the device's role includes that one.
+    pub from: Option<&'r Name>,
+    /// The first tag that the device does not have.
+    pub tag: &'r str,
+}
+
+/// The first rule by which a device could publish on a topic if it had a tag that it has not.
+pub fn publish_lacks<'r>(
+    rules: Option<&'r LocalRules>,
+    client: Client<'_>,
+    topic: &str,
+) -> Option<Lacking<'r>> {
+    lacking(rules.map_or(&[], |rules| &rules.publish), client, |filter| filter.matches(topic))
+}
+
+/// The first rule by which a device could subscribe to a filter if it had a tag that it has not.
+pub fn subscribe_lacks<'r>(
+    rules: Option<&'r LocalRules>,
+    client: Client<'_>,
+    filter: &str,
+) -> Option<Lacking<'r>> {
+    let wanted = Filter::parse(filter).ok()?;
+    lacking(rules.map_or(&[], |rules| &rules.subscribe), client, |filter| filter.overlaps(&wanted))
+}
+
+fn lacking<'r>(
+    rules: &'r [LocalRule],
+    client: Client<'_>,
+    meets: impl Fn(&Filter) -> bool,
+) -> Option<Lacking<'r>> {
+    rules.iter().filter(|rule| !rule.deny).find_map(|rule| {
+        let (tag, filter) = rule.lacking(client)?;
+        meets(&filter).then_some(Lacking { rule: &rule.name, from: rule.from.as_ref(), tag })
+    })
 }
 
 fn downlink_rule<'r>(downlink: &'r [DownlinkRule], wanted: &Filter) -> Option<&'r DownlinkRule> {

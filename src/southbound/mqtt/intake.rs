@@ -53,9 +53,9 @@ use super::settings::{
 use super::signature_rate::SignatureRate;
 use super::verification::{Requested, Verification, Verifications, Verified};
 use crate::clock::{Moment, UnixTime};
-use crate::gate::LocalSize;
 use crate::gate::settings::Role;
 use crate::gate::stage::{DeviceIndex, Malformed, Received, Refusal};
+use crate::gate::{DeviceView, LocalSize};
 use crate::message::{ContentFormat, Method, Name, Path};
 use crate::number_map::NumberMap;
 use crate::pipeline::{Disposition, Pipeline, ReadingStore};
@@ -575,7 +575,7 @@ impl Intake {
         let mut rejudged = Vec::new();
         for (at, session) in &mut self.sessions {
             let Some(view) = gate.device(moment.now, session.device) else { continue };
-            (session.publishes, session.receives) = allowed(self.local.get(view.role), view.id);
+            (session.publishes, session.receives) = allowed(self.local.get(view.role), &view);
             let receives = &session.receives;
             for subscription in &mut session.subscriptions {
                 subscription.review(receives.filter(&subscription.filter), self.max_queued);

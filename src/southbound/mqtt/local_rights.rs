@@ -1,17 +1,19 @@
 //! What a device may publish to other local clients, and receive from them.
 //!
 //! The rules of a role are compiled once, and all its sessions share them: a session has the name
-//! of its device beside them, which stands for `{device}`. They are searched as those of the uplink
-//! are ([`matcher`](crate::gate::matcher)), so neither a session nor a message costs more for more
-//! rules. Tests compare it with rules that are looked at one by one.
+//! of its device beside them, which stands for `{device}`, and where a rule names a tag its tags:
+//! 16 at most. They are searched as those of the uplink are ([`matcher`](crate::gate::matcher)), so
+//! neither a session nor a message costs more for more rules. Tests compare it with rules that are
+//! looked at one by one.
 
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::bus::{BusMessage, Grant, LocalRule, LocalRules};
+use super::bus::{BusMessage, Client, Grant, LocalRule, LocalRules};
 use super::filter::{Filter, LEVELS_MAX};
 use crate::gate::filter::{AnyFormat, Filter as Screen, Remembered, Sample};
 use crate::gate::matcher::{Builder, Levels, Matcher, Step};
+use crate::gate::tag::Tags;
 use crate::message::{ContentFormat, Name};
 
 /// The rules of one direction of a role.
@@ -28,6 +30,8 @@ struct Rules {
     all: Box<[LocalRule]>,
     /// Whether a topic of them begins with `$`, which no wildcard stands for.
     has_hidden: bool,
+    /// Whether a topic of them has a tag.
+    has_tags: bool,
 }
 
 #[derive(Debug)]
@@ -50,7 +54,7 @@ impl Rules {
     fn compile(rules: &[LocalRule]) -> Option<Rc<Rules>> {
         let (mut allow, mut deny) = (Builder::default(), Builder::default());
         let mut groups: Vec<Vec<Allowing>> = Vec::new();
-        let valid = rules.iter().zip(0..).filter(|(rule, _)| rule.filter("d").is_some());
+        let valid = rules.iter().zip(0..).filter(|(rule, _)| rule.filled("d", |_| Some("t")).is_some());
         for (rule, number) in valid {
             let steps = rule.topic.split('/').map(Step::of_filter);
             if rule.deny {
@@ -72,17 +76,18 @@ impl Rules {
         let has_screens =
             groups.iter().flatten().filter_map(|rule| rule.screen.as_ref()).any(Screen::compares);
         let has_hidden = rules.iter().any(|rule| rule.topic.starts_with('$'));
+        let has_tags = rules.iter().any(|rule| rule.tag_names().next().is_some());
         (!rules.is_empty()).then(|| {
             let (allow, deny, groups) = (allow.build(), deny.build(), groups.into());
-            Rc::new(Rules { deny, allow, groups, has_screens, all: rules.into(), has_hidden })
+            Rc::new(Rules { deny, allow, groups, has_screens, all: rules.into(), has_hidden, has_tags })
         })
     }
 }
 
 impl Rules {
     /// Whether a filter matches a topic that a rule allows and none denies, rule by rule.
-    fn reach(&self, wanted: &Filter, device: &Name) -> bool {
-        let with = |rule: &LocalRule| rule.filter(device.as_str())?.intersection(wanted);
+    fn reach(&self, wanted: &Filter, client: Client<'_>) -> bool {
+        let with = |rule: &LocalRule| rule.filter(client)?.intersection(wanted);
         let met = |deny: bool| self.all.iter().filter(move |rule| rule.deny == deny).filter_map(with);
         let denied: Vec<Filter> = met(true).collect();
         let denied: Vec<&Filter> = denied.iter().collect();
@@ -103,15 +108,37 @@ impl LocalRights {
     }
 
     /// What a device of the role may publish and receive.
-    pub(super) fn of(&self, device: &Name) -> (Allowed, Allowed) {
-        let of = |rules: &Option<Rc<Rules>>| Allowed(rules.clone().map(|rules| (rules, device.clone())));
-        (of(&self.publish), of(&self.subscribe))
+    pub(super) fn of(&self, device: &Name, tags: &Tags) -> (Allowed, Allowed) {
+        let mut both = [&self.publish, &self.subscribe].into_iter().flatten();
+        let needs_tags = both.any(|rules| rules.has_tags) && !tags.is_empty();
+        let tags = needs_tags.then(|| Rc::new(tags.clone()));
+        let of = |rules: &Option<Rc<Rules>>| {
+            let rules = rules.clone()?;
+            let tags = tags.clone().filter(|_| rules.has_tags);
+            Some(Own { rules, device: device.clone(), tags })
+        };
+        (Allowed(of(&self.publish)), Allowed(of(&self.subscribe)))
     }
 }
 
 /// Rules of one direction, for one device; by default none.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Allowed(Option<(Rc<Rules>, Name)>);
+pub(super) struct Allowed(Option<Own>);
+
+#[derive(Clone, Debug)]
+struct Own {
+    rules: Rc<Rules>,
+    device: Name,
+    /// If a rule names a tag, and the device has one.
+    tags: Option<Rc<Tags>>,
+}
+
+impl Own {
+    /// The levels of a topic or a filter, for its device.
+    fn levels<'a>(&'a self, text: &'a str) -> TopicLevels<'a> {
+        TopicLevels::new(text, &self.device, self.tags.as_deref())
+    }
+}
 
 /// What becomes of a message whose topic a subscriber may receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,8 +155,8 @@ impl Allowed {
     /// Asks each rule that allows a topic until one is enough; a deny takes precedence. Returns
     /// whether one was.
     fn any<'a>(&'a self, topic: &str, mut is_enough: impl FnMut(&'a Allowing) -> bool) -> bool {
-        let Some((rules, device)) = &self.0 else { return false };
-        let levels = TopicLevels::new(topic, device);
+        let Some(own) = &self.0 else { return false };
+        let (rules, levels) = (&own.rules, own.levels(topic));
         // No local message has a topic that begins with `$`, which wildcards would not match.
         if topic.starts_with('$') || rules.deny.find(&levels).is_some() {
             return false;
@@ -167,7 +194,7 @@ impl Allowed {
         message: &BusMessage<'_>,
         remembered: &mut Option<Box<Remembered>>,
     ) {
-        if self.0.as_ref().is_none_or(|(rules, _)| !rules.has_screens) {
+        if self.0.as_ref().is_none_or(|own| !own.rules.has_screens) {
             return;
         }
         let mut found = Vec::new();
@@ -185,9 +212,10 @@ impl Allowed {
 
     /// The first rule that denies a topic.
     pub(super) fn denying(&self, topic: &str) -> Option<&Name> {
-        let (rules, device) = self.0.as_ref()?;
+        let own = self.0.as_ref()?;
+        let rules = &own.rules;
         let mut first: Option<u32> = None;
-        rules.deny.find_applicable(&TopicLevels::new(topic, device), |number| {
+        rules.deny.find_applicable(&own.levels(topic), |number| {
             first = Some(first.map_or(number, |found| found.min(number)));
             false
         });
@@ -213,12 +241,16 @@ impl Allowed {
 
     /// Whether a filter may match a topic that is allowed: one that no rule denies.
     pub(super) fn filter(&self, wanted: &Filter) -> bool {
-        let Some((rules, device)) = &self.0 else { return false };
-        let levels = TopicLevels::new(wanted.as_str(), device);
+        let Some(own) = &self.0 else { return false };
+        let (rules, levels) = (&own.rules, own.levels(wanted.as_str()));
         let is_plain = !rules.has_hidden && !wanted.as_str().starts_with('$');
         match is_plain && !rules.deny.overlaps(&levels) {
             true => rules.allow.overlaps(&levels),
-            false => rules.reach(wanted, device),
+            false => {
+                let none = Tags::default();
+                let tags = own.tags.as_deref().unwrap_or(&none);
+                rules.reach(wanted, Client { device: own.device.as_str(), tags })
+            }
         }
     }
 }
@@ -243,11 +275,13 @@ struct TopicLevels<'a> {
     ends: [u16; LEVELS_MAX + 1],
     count: u8,
     device: &'a str,
+    tags: Option<&'a Tags>,
 }
 
 impl<'a> TopicLevels<'a> {
-    fn new(text: &'a str, device: &'a Name) -> TopicLevels<'a> {
-        let mut levels = TopicLevels { text, ends: [0; LEVELS_MAX + 1], count: 0, device: device.as_str() };
+    fn new(text: &'a str, device: &'a Name, tags: Option<&'a Tags>) -> TopicLevels<'a> {
+        let (ends, device) = ([0; LEVELS_MAX + 1], device.as_str());
+        let mut levels = TopicLevels { text, ends, count: 0, device, tags };
         let separators = text.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at);
         // A topic and a filter have at most 1,024 bytes.
         for (at, end) in separators.chain([text.len()]).zip(&mut levels.ends) {
@@ -270,6 +304,10 @@ impl Levels for TopicLevels<'_> {
 
     fn device(&self) -> &str {
         self.device
+    }
+
+    fn tag(&self, name: &str) -> Option<&str> {
+        self.tags?.get(name)
     }
 }
 
@@ -300,7 +338,7 @@ mod tests {
 
     fn allowed(rules: &[LocalRule], device: &str) -> Allowed {
         let rules = LocalRules { publish: rules.into(), subscribe: Vec::new() };
-        LocalRights::compile(&rules).of(&name(device)).0
+        LocalRights::compile(&rules).of(&name(device), &Tags::default()).0
     }
 
     #[test]
@@ -331,10 +369,65 @@ mod tests {
     fn all_sessions_of_a_role_share_its_rules() {
         let rules: Vec<_> = (0..1_000).map(|n| rule("r", &format!("home/{{device}}/{n}/#"), false)).collect();
         let rights = LocalRights::compile(&LocalRules { publish: Vec::new(), subscribe: rules });
-        let devices: Vec<_> = (0..500).map(|number| rights.of(&name(&format!("d{number}"))).1).collect();
+        let devices: Vec<_> =
+            (0..500).map(|number| rights.of(&name(&format!("d{number}")), &tagged(number)).1).collect();
         assert_eq!(rights.subscribe.as_ref().map(Rc::strong_count), Some(501));
         assert!(devices[7].topic("home/d7/999/x") && !devices[7].topic("home/d8/999/x"));
-        assert!(size_of::<Allowed>() <= 24, "{}", size_of::<Allowed>());
+        assert!(size_of::<Allowed>() <= 32, "{}", size_of::<Allowed>());
+        let has_tags = |allowed: &Allowed| allowed.0.as_ref().is_some_and(|own| own.tags.is_some());
+        assert!(!devices.iter().any(has_tags), "no rule names a tag, so none is kept");
+    }
+
+    fn tagged(number: usize) -> Tags {
+        let mut tags = Tags::default();
+        tags.set("site", &format!("s{number}")).expect("a tag");
+        tags
+    }
+
+    #[test]
+    fn rules_with_tags_are_shared_too_and_are_for_the_devices_that_have_them() {
+        let rules: Vec<_> = (0..1_000)
+            .map(|n| rule("r", &format!("plant/{{tag.site}}/x-{{tag.site}}-{n}/{{device}}/#"), false))
+            .chain([
+                rule("two", "hall/{tag.site}/{tag.hall}", false),
+                rule("secret", "plant/+/x-s8-3/#", true),
+            ])
+            .collect();
+        let rights = LocalRights::compile(&LocalRules { publish: rules.clone(), subscribe: rules });
+        let devices: Vec<_> =
+            (0..500).map(|number| rights.of(&name(&format!("d{number}")), &tagged(number))).collect();
+        assert_eq!(rights.subscribe.as_ref().map(Rc::strong_count), Some(501));
+        let (publishes, receives) = &devices[7];
+        let tags = |allowed: &Allowed| allowed.0.as_ref().and_then(|own| own.tags.clone());
+        assert_eq!(tags(publishes).as_ref().map(Rc::strong_count), Some(3), "both have the same");
+        assert!(publishes.topic("plant/s7/x-s7-999/d7/a") && receives.topic("plant/s7/x-s7-0/d7"));
+        for topic in
+            ["plant/s8/x-s7-1/d7", "plant/s7/x-s8-1/d7", "plant/s7/x-s7-1/d8", "hall/s7/", "hall/s7/+"]
+        {
+            assert!(!publishes.topic(topic), "{topic}");
+        }
+        assert!(!devices[8].0.topic("plant/s8/x-s8-3/d8/a"), "what is denied is denied");
+        let filter = |text: &str| Filter::parse(text).expect("a filter");
+        assert!(receives.filter(&filter("#")) && receives.filter(&filter("plant/s7/#")));
+        assert!(!receives.filter(&filter("plant/s8/#")) && !receives.filter(&filter("hall/#")));
+        let (publishes, receives) = rights.of(&name("d7"), &Tags::default());
+        assert!(!publishes.topic("plant/s7/x-s7-1/d7") && !receives.filter(&filter("#")), "none is its own");
+    }
+
+    #[test]
+    fn the_value_of_a_tag_is_put_in_as_it_is() {
+        let rules = [rule("own", "home/{tag.site}/{tag.hall}/x", false)];
+        let rights = LocalRights::compile(&LocalRules { publish: rules.to_vec(), subscribe: Vec::new() });
+        let mut tags = Tags::default();
+        for (name, value) in [("site", "{device}"), ("hall", "{tag.site}")] {
+            tags.set(name, value).expect("a tag");
+        }
+        let (publishes, _) = rights.of(&name("d"), &tags);
+        assert!(publishes.topic("home/{device}/{tag.site}/x"));
+        assert!(!publishes.topic("home/d/{tag.site}/x") && !publishes.topic("home/{device}/{device}/x"));
+        let client = Client { device: "d", tags: &tags };
+        let filter = rules[0].filter(client).expect("a filter");
+        assert_eq!(filter.as_str(), "home/{device}/{tag.site}/x");
     }
 
     #[test]
@@ -354,8 +447,8 @@ mod tests {
     }
 
     impl<'r> Naive<'r> {
-        fn new(rules: &'r [LocalRule], device: &str) -> Naive<'r> {
-            let of = |rule: &'r LocalRule| Some((rule.filter(device)?, rule));
+        fn new(rules: &'r [LocalRule], client: Client<'_>) -> Naive<'r> {
+            let of = |rule: &'r LocalRule| Some((rule.filter(client)?, rule));
             Naive { rules: rules.iter().filter_map(of).collect() }
         }
 
@@ -425,6 +518,10 @@ mod tests {
             "{device}-b-{device}",
             "{device}{device}",
             "{device",
+            "{tag.t}",
+            "{tag.t}",
+            "a{tag.t}b",
+            "{tag.t}{device}-{tag.u}",
             "+",
             "+",
         ];
@@ -475,9 +572,13 @@ mod tests {
             wanted in prop::collection::vec(wanted(), 1..10),
         ) {
             let compiled = LocalRights::compile(&LocalRules { publish: rules.clone(), subscribe: rules.clone() });
-            for device in ["a", "aa", "b", "x-a"] {
-                let (allowed, receives) = compiled.of(&name(device));
-                let naive = Naive::new(&rules, device);
+            let all_tags: [&[(&str, &str)]; 4] =
+                [&[], &[("t", "a")], &[("t", "{device}"), ("u", "aa")], &[("t", "b"), ("u", "b-a")]];
+            for (device, values) in ["a", "aa", "b", "x-a"].into_iter().zip(all_tags) {
+                let mut tags = Tags::default();
+                values.iter().for_each(|(name, value)| tags.set(name, value).expect("a tag"));
+                let (allowed, receives) = compiled.of(&name(device), &tags);
+                let naive = Naive::new(&rules, Client { device, tags: &tags });
                 for wanted in &wanted {
                     prop_assert_eq!(allowed.filter(wanted), naive.filter(wanted), "{:?} {}", wanted, device);
                 }

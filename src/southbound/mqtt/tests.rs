@@ -1193,6 +1193,46 @@ fn a_rule_may_grant_neither_retain_nor_qos_1() {
 }
 
 #[test]
+fn a_changed_tag_changes_what_a_session_may_do_and_ends_none() {
+    let mut rules = local_rules();
+    rules[0].1.publish[0].topic = "home/{tag.site}/#".to_owned();
+    rules[0].1.subscribe = vec![super::bus::LocalRule {
+        topic: "home/{tag.site}/#".to_owned(),
+        ..rules[0].1.subscribe[0].clone()
+    }];
+    let mut world = World::with(Settings { local: rules, ..Settings::default() }, 100);
+    let client = world.client(HELLO);
+    let reload = |world: &mut World, site: &str| {
+        let mut settings = Pipeline::fake_settings(100, &Default::default());
+        let mut device = crate::gate::Device::clone(&settings.devices[0]);
+        device.tags.set("site", site).expect("a tag");
+        settings.devices[0] = device.into();
+        world.pipeline.gate.replace(settings, world.moment.now);
+        world.intake.review(&world.moment, &mut world.pipeline);
+    };
+    // Without the tag the device is not given the rules.
+    world.say(client, &subscribe("home/#", SubOpts::new()));
+    assert_eq!(world.heard(client)[0].1[3], 0x87);
+    world.say(client, &one(1, "home/north/x"));
+    assert_eq!(acknowledged(&world.heard(client)[0]), (PUBACK, 1, 0x87));
+    reload(&mut world, "north");
+    world.say(client, &subscribe("home/#", SubOpts::new()));
+    assert_eq!(world.heard(client)[0].1[3], 0);
+    world.say(client, &one(2, "home/north/x"));
+    assert_eq!(world.received(client).len(), 1);
+    // The session and its subscription go on, with what the new value allows.
+    reload(&mut world, "south");
+    assert!(!world.is_closed(client));
+    world.say(client, &one(3, "home/north/x"));
+    assert_eq!(acknowledged(&world.heard(client)[0]), (PUBACK, 3, 0x87));
+    world.say(client, &one(4, "home/south/x"));
+    assert_eq!(world.received(client).len(), 1);
+    reload(&mut world, "");
+    world.say(client, &one(5, "home/south/x"));
+    assert!(!world.is_closed(client) && world.received(client).is_empty());
+}
+
+#[test]
 fn a_will_on_a_topic_that_a_local_rule_allows_goes_to_local_subscribers() {
     for five in [true, false] {
         let mut world = local(None);

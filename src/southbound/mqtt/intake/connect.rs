@@ -377,13 +377,14 @@ impl Intake {
         of_device.retain(|other| *other != at);
         of_device.push(at);
         let expiry = hello.session_expiry.min(SESSION_EXPIRY_MAX);
-        let rules = pipeline.gate.device(now, device).and_then(|view| self.local.get(view.role));
+        let view = pipeline.gate.device(now, device);
+        let rights = view.map(|view| allowed(self.local.get(view.role), &view)).unwrap_or_default();
         let source = self.connections.get_mut(&number).map(|connection| &mut connection.source);
         let chain = source.and_then(|source| source.chain.take());
         // A session that ends with its connection is never judged without it.
         let chain = chain.filter(|_| !expiry.is_zero() && matches!(credential, Credential::Certificate(_)));
         if let Some(session) = self.sessions.get_mut(&at) {
-            (session.publishes, session.receives) = allowed(rules, &id);
+            (session.publishes, session.receives) = rights;
             session.connection = Some(number);
             (session.expiry, session.expires_at) = (expiry, None);
             (session.will, session.will_at, session.chain) = (hello.will.clone(), None, chain);

@@ -418,8 +418,8 @@ impl Intake {
 }
 
 /// What a device of a role with these rules may publish and receive.
-pub(super) fn allowed(rules: Option<&LocalRights>, device: &Name) -> (Allowed, Allowed) {
-    rules.map_or_else(Default::default, |rules| rules.of(device))
+pub(super) fn allowed(rules: Option<&LocalRights>, device: &DeviceView<'_>) -> (Allowed, Allowed) {
+    rules.map_or_else(Default::default, |rules| rules.of(device.id, device.tags))
 }
 
 pub(super) fn unsubscribe(
