@@ -171,7 +171,9 @@ impl Decoder {
             return Verdict::Wrong;
         }
         if self.ends_with_zero(0, size) {
-            let is_open = bytes.len() < 2 * size && self.doubt.silences.contains(&0);
+            // A silence behind it may tell.
+            let is_behind_one = self.doubt.is_first || self.doubt.silences.contains(&0);
+            let is_open = bytes.len() < 2 * size && is_behind_one;
             return if is_open { Verdict::Open } else { Verdict::Wrong };
         }
         let begins_with_zero = bytes.get(self.placement.from) == Some(&0);

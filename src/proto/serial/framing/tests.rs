@@ -1235,6 +1235,27 @@ fn a_lost_byte_makes_no_false_reading_of_frames_of_a_fixed_size_whatever_the_che
 }
 
 #[test]
+fn the_first_message_after_the_opening_may_end_with_a_zero_where_a_crc_begins_with_zero() {
+    for checksum in [Checksum::Crc16Arc, Checksum::Crc16Xmodem, Checksum::Crc16Kermit] {
+        let pause = Duration::from_secs(1);
+        let device = Device { checksum, zeros: 0, is_constant: true, ends_with_zero: true, pause };
+        let message = device.message(0);
+        let body = &message[..message.len() - 2];
+        let settings = device.settings();
+        let (mut decoder, now) = opened(&settings);
+        assert!(take(&mut decoder, now, &message).is_empty(), "{checksum:?}: the next byte may come yet");
+        assert_eq!(self::pause(&mut decoder, now + WITHIN), [body], "{checksum:?}");
+        assert_eq!(decoder.counters().bad, 0);
+        // Opened within a stream, it may be parts of two.
+        let (mut decoder, now) = opened(&settings);
+        let stream = [&message[1..], &[0], &message[1..], &[0], &message[1..]].concat();
+        let mut frames = take(&mut decoder, now, &stream);
+        frames.extend(self::pause(&mut decoder, now + WITHIN));
+        assert!(frames.iter().all(|frame| *frame == body), "{checksum:?}: {frames:x?}");
+    }
+}
+
+#[test]
 fn a_stream_of_equal_messages_goes_on_after_a_lost_zero_with_a_crc_that_begins_with_zero() {
     for checksum in [Checksum::Crc16Arc, Checksum::Crc16Xmodem, Checksum::Crc16Kermit] {
         let pause = Duration::ZERO;
