@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tombolo::proto::serial::modbus::Bus;
-use tombolo::proto::serial::modbus::bus::Medium;
+use tombolo::proto::serial::modbus::bus::{Medium, State};
 use tombolo::proto::serial::modbus::settings::Unit;
 
 use crate::gateway::{judged, with};
@@ -193,4 +193,91 @@ fn whatever_a_gateway_does_with_addresses_that_no_unit_has_what_it_keeps_makes_n
         }
     }
     assert!(bad.is_empty(), "{}: {:#?}", bad.len(), &bad[..bad.len().min(60)]);
+}
+
+/// A bus as after a restart, at a gateway that keeps so many answers to the last requests.
+fn restarted(case: &Case, units: Vec<Unit>, kept: usize) -> (World, Rc<RefCell<Gateway>>) {
+    let (mut world, gateway) = world(case, units.clone());
+    world.run(12 * SECOND);
+    let polls = world.requests.iter().rev().filter(|(_, body)| body[1] == 3).take(kept);
+    let polls: Vec<Vec<u8>> = polls.map(|(_, body)| body.clone()).collect();
+    for body in polls.iter().rev() {
+        let mut gateway = gateway.borrow_mut();
+        let answer = gateway.answer(body, case.changes);
+        gateway.kept.push_back(answer);
+    }
+    let mut whole = settings(units);
+    (whole.timeout, whole.backoff, whole.backoff_max) = (case.timeout, ms(200), 2 * SECOND);
+    world.bus = Bus::new(whole, world.now, 7);
+    opened(&mut world.bus, case.medium);
+    world.bus.line_up(world.now);
+    (world, gateway)
+}
+
+#[test]
+fn what_a_gateway_keeps_over_a_restart_makes_no_reading_false() {
+    let mut bad = Vec::new();
+    for medium in MEDIA {
+        for unknown in UNKNOWN {
+            for kept in [1, 2, 3, 4, 6, 9, 20] {
+                for (maps, changes) in [
+                    (&EQUAL[..], false),
+                    (&EQUAL, true),
+                    (&MIXED, true),
+                    (&EQUAL[..1], false),
+                    (&EQUAL[..1], true),
+                ] {
+                    let case = Case { changes, ..Case::new(medium, unknown, 0, &[]) };
+                    let what = format!("{medium:?} {unknown:?} {kept} {maps:?} {changes}");
+                    let (mut world, gateway) = restarted(&case, units(maps, case.timeout), kept);
+                    world.run(3 * MINUTE);
+                    let units: Vec<u8> = (1..).take(maps.len()).collect();
+                    let (count, wrong) = judged(&world, &units);
+                    // Where lengths show it sooner, a line that is very late is left alone first.
+                    let least = if maps == MIXED { 45 } else { 340 };
+                    let is_few = unknown == Unknown::Nobody && count < maps.len() * least;
+                    if !wrong.is_empty() || is_few {
+                        let first = wrong.first().cloned();
+                        bad.push((what, count, wrong.len(), first, gateway.borrow().kept.len()));
+                    }
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}: {:#?}", bad.len(), &bad[..bad.len().min(60)]);
+}
+
+#[test]
+fn a_gateway_that_keeps_nothing_costs_a_restart_two_requests_and_a_unit_that_is_silent_to_them_a_timeout() {
+    for medium in MEDIA {
+        for (maps, is_asked) in [(&EQUAL[..], true), (&[&[2], &[4, 5]], false), (&[&[2]], false)] {
+            for is_silent in [false, true] {
+                let what = format!("{medium:?} {maps:?} {is_silent}");
+                let case = Case::new(medium, Unknown::Nobody, 0, &[]);
+                let all = units(maps, case.timeout);
+                let addresses: Vec<u8> = all.iter().map(|unit| unit.address).collect();
+                let (mut world, gateway) = world(&case, all);
+                for address in addresses.iter().copied().filter(|_| is_silent) {
+                    let gateway = gateway.clone();
+                    world.behave(address, move |body| {
+                        let own = (body[1] == 3).then(|| gateway.borrow_mut().answer(body, true));
+                        own.into_iter().map(|own| (ms(4), frame(&[&body[..1], &own].concat()))).collect()
+                    });
+                }
+                world.run(MINUTE);
+                let others: Vec<_> = world.requests.iter().filter(|(_, body)| body[1] != 3).collect();
+                assert_eq!(others.len(), usize::from(is_asked), "{what}: {others:?}");
+                assert!(others.iter().all(|(_, body)| addresses.contains(&body[0])), "{what}: {others:?}");
+                let (count, wrong) = judged(&world, &addresses);
+                assert_eq!(wrong, [], "{what}");
+                assert!(count >= 118 * addresses.len(), "{what}: {count}");
+                for unit in 0..addresses.len() {
+                    assert_eq!(world.bus.state(unit), Some(State::Up), "{what}");
+                    assert_eq!(world.bus.counters(unit).unwrap().withheld, 0, "{what}");
+                    let first = world.readings(unit)[0].0;
+                    assert!(first < ms(2000), "{what}: {first:?}");
+                }
+            }
+        }
+    }
 }

@@ -192,6 +192,8 @@ pub struct Bus {
     classes: probe::Classes,
     /// So often in a row another's answer came in place of one, and none was used.
     in_place: u32,
+    /// Nothing was used since the first opening: what an earlier process asked for may be kept.
+    is_fresh: bool,
 }
 
 #[derive(Debug)]
@@ -330,6 +332,7 @@ impl Bus {
             resync_again: None,
             classes: probe::Classes::default(),
             in_place: 0,
+            is_fresh: true,
         }
     }
 
@@ -451,6 +454,7 @@ impl Bus {
             }
         }
         self.relay.adopt(&before.relay);
+        self.is_fresh &= before.is_fresh;
     }
 
     /// The port is open: all units are due, once answers to requests of before have come.
@@ -961,6 +965,9 @@ impl Bus {
         }
         self.release(now);
         self.answered_at = Some(now);
+        if matches!(answer, Answer::Data(_)) && !exchange.of_write && self.wants_first_proof() {
+            return self.await_first_proof(now, exchange.unit, exchange.asked, answer);
+        }
         let unit = self.units.get(exchange.unit);
         let is_behind = unit.is_some_and(Unit::is_behind);
         self.relay.note_rest(unit.map(Unit::rest).unwrap_or_default());
@@ -970,6 +977,7 @@ impl Bus {
         if is_out_of_step || self.relay.needs_proof() {
             if let Some(unit) = self.units.get_mut(exchange.unit) {
                 unit.count_unused(now, exchange.asked, answer);
+                unit.counters.withheld += 1;
                 unit.turn_again();
             }
             return match is_out_of_step || exchange.of_write {

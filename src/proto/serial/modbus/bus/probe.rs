@@ -142,6 +142,12 @@ impl Classes {
         self.answered.contains(&address)
     }
 
+    /// What was answered with nothing late says little of when something is: a unit that is
+    /// silent then is asked again.
+    pub(super) fn forget_answered(&mut self) {
+        self.answered.clear();
+    }
+
     /// How many were sent in this turn.
     pub(super) fn sent(&self) -> usize {
         self.sent

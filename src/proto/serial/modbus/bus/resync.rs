@@ -28,12 +28,17 @@
 //!   units none of which ever answered a probe, nothing is left: what is kept would have come.
 //! * The same is tried where late answers can be reckoned with, but are kept or make readings
 //!   undecided: if it is in vain, the line is read as before, as late as was measured.
+//! * What an earlier process asked for may be kept, too. So where values could be exchanged,
+//!   the first answer of all is not used: the unit that it came from is sent a probe. Its
+//!   silence ends that: what is kept would have come in its place.
 //! * A gateway that neither drops what it keeps nor hands it on to such requests stays late.
 //!   It is put to the test again after a silence that becomes longer each time.
 
 use std::time::{Duration, Instant};
 
+use super::super::fault::Medium;
 use super::super::frame;
+use super::super::pdu::{Answer, Shape};
 use super::super::write::Written;
 use super::probe::{DRAIN, Probe, Whose};
 use super::{Bus, Event, Line, RESYNC_EVERY, Unit};
@@ -68,6 +73,27 @@ pub(super) struct Resync {
     is_readable: bool,
     /// Nothing shows yet that it is late: writes wait.
     is_quick: bool,
+    /// Nor was anything used until now: this unit sent the first answer, and is asked once.
+    first: Option<usize>,
+    /// The same as the first answer came again: a copy of it, or one that is kept.
+    is_copied: bool,
+}
+
+impl Resync {
+    fn new(at: Instant, wait: Duration) -> Resync {
+        Resync {
+            at,
+            wait,
+            step: Step::Probe,
+            pulled: 0,
+            tries: 0,
+            silent: 0,
+            is_readable: true,
+            is_quick: false,
+            first: None,
+            is_copied: false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,17 +187,7 @@ impl Bus {
     fn await_resync(&mut self, now: Instant, is_readable: bool) {
         self.current = None;
         let wait = self.longest_rest();
-        let at = now + wait;
-        self.resync = Some(Resync {
-            at,
-            wait,
-            step: Step::Probe,
-            pulled: 0,
-            tries: 0,
-            silent: 0,
-            is_readable,
-            is_quick: false,
-        });
+        self.resync = Some(Resync { is_readable, ..Resync::new(now + wait, wait) });
         self.classes.begin();
         self.end_write_out_of_step();
     }
@@ -181,17 +197,36 @@ impl Bus {
     pub(super) fn await_proof(&mut self, now: Instant) {
         let wait = self.longest_rest();
         self.current = None;
-        self.resync = Some(Resync {
-            at: now,
-            wait,
-            step: Step::Probe,
-            pulled: 0,
-            tries: 0,
-            silent: 0,
-            is_readable: true,
-            is_quick: true,
-        });
+        self.resync = Some(Resync { is_quick: true, ..Resync::new(now, wait) });
         self.classes.begin();
+    }
+
+    /// Whether the first answer of all is put to the proof: a gateway may have kept those to the
+    /// requests of an earlier process, and some reads have answers of one length.
+    pub(super) fn wants_first_proof(&mut self) -> bool {
+        if !std::mem::take(&mut self.is_fresh) || self.medium == Medium::Line || self.resync.is_some() {
+            return false;
+        }
+        let shapes: Vec<Shape> = self.units.iter().flat_map(Unit::shapes).collect();
+        shapes.iter().enumerate().any(|(at, shape)| shapes[..at].contains(shape))
+    }
+
+    /// It came from this unit, and is not used. If that is silent now, nothing is kept.
+    pub(super) fn await_first_proof(
+        &mut self,
+        now: Instant,
+        index: usize,
+        asked: Instant,
+        answer: Answer<'_>,
+    ) {
+        if let Some(unit) = self.units.get_mut(index) {
+            unit.count_unused(now, asked, answer);
+            unit.turn_again();
+        }
+        self.await_proof(now);
+        if let Some(resync) = &mut self.resync {
+            resync.first = Some(index);
+        }
     }
 
     /// The same, if something wants it and no poll is under way.
@@ -243,7 +278,7 @@ impl Bus {
 
     /// Sends the next request, if the line is out of step: whether it is.
     pub(super) fn begin_resync(&mut self, now: Instant) -> bool {
-        let Some(Resync { at, step, tries, silent, is_quick, .. }) = self.resync else { return false };
+        let Some(Resync { at, step, tries, silent, is_quick, first, .. }) = self.resync else { return false };
         if !is_quick {
             self.end_write_out_of_step();
         }
@@ -253,7 +288,8 @@ impl Bus {
         let of = match step {
             Step::Drain => self.empty_address(tries).map(|address| (address, None)),
             Step::Probe | Step::Measure => {
-                let unit = self.probed_unit(tries.wrapping_add(silent));
+                let first = first.and_then(|first| self.units.get(first));
+                let unit = first.or_else(|| self.probed_unit(tries.wrapping_add(silent)));
                 unit.map(|unit| (unit.settings.address, Some(unit)))
             }
         };
@@ -273,7 +309,9 @@ impl Bus {
         self.receiver.clear();
         self.rival = None;
         self.begun = Some(now);
-        let timeout = self.units.iter().map(|unit| unit.timeout()).max().unwrap_or(self.settings.timeout);
+        let asked = |(at, unit): (usize, &Unit)| first.is_none_or(|of| of == at).then(|| unit.timeout());
+        let timeouts = self.units.iter().enumerate().filter_map(asked);
+        let timeout = timeouts.max().unwrap_or(self.settings.timeout);
         let length = 11 + usize::from(probe.request.answer().length);
         let deadline = now + timeout + self.settings.speed.characters(length);
         match step {
@@ -304,9 +342,19 @@ impl Bus {
     pub(super) fn hear_resync(&mut self, now: Instant, bytes: &[u8]) {
         self.receiver.push(bytes);
         let Line::Resyncing(sent) = &self.line else { return };
-        let (mut came, units, classes) = (None, &self.units, &mut self.classes);
+        let (mut came, units, classes) = (None, &mut self.units, &mut self.classes);
+        let mut resync = self.resync.as_mut();
         self.receiver.overhear(|frame| {
             if frame.is_request || came.is_some() {
+                return;
+            }
+            if let Some(resync) = &mut resync
+                && let Some(first) = resync.first.and_then(|first| units.get(first))
+                && first.settings.address == frame.unit
+                && first.resembles(now, frame.pdu)
+            {
+                // What comes behind it tells.
+                resync.is_copied = true;
                 return;
             }
             // That to a probe of another unit may come in its place.
@@ -314,6 +362,12 @@ impl Bus {
                 frame.unit == sent.address || units.iter().any(|unit| unit.settings.address == frame.unit);
             if is_ours {
                 classes.note_came(units, frame.pdu);
+            }
+            // It may come more than once, as others do.
+            if let Ok(Answer::Data(data)) = sent.probe.request.parse_answer(frame.pdu)
+                && let Some(unit) = units.iter_mut().find(|unit| unit.settings.address == frame.unit)
+            {
+                unit.note_taken(now, &sent.probe.request, data);
             }
             came = Some(match sent.probe.whose(frame.pdu) {
                 Whose::Probes if is_ours => Came::Own,
@@ -342,6 +396,13 @@ impl Bus {
             self.answered_at = Some(now);
         }
         let Some(resync) = &mut self.resync else { return };
+        let is_kept = resync.is_copied && matches!(came, Came::Nothing | Came::Damaged);
+        let came = if is_kept { Came::Others } else { came };
+        if resync.first.is_some() && matches!(came, Came::Nothing | Came::Damaged) {
+            // What is kept would have come, and until more is known reads are sent twice.
+            self.resync = None;
+            return;
+        }
         resync.at = now;
         resync.silent = if came == Came::Nothing { resync.silent + 1 } else { 0 };
         match (resync.step, came) {
@@ -378,6 +439,7 @@ impl Bus {
         if let Some(resync) = &mut self.resync {
             (resync.at, resync.step, resync.pulled) = (now, Step::Drain, 0);
             resync.is_readable = is_readable;
+            (resync.first, resync.is_copied) = (None, false);
             if std::mem::take(&mut resync.is_quick) {
                 // What is under way comes first.
                 (resync.at, resync.step) = (now + resync.wait, Step::Probe);
@@ -401,6 +463,9 @@ impl Bus {
         let outstanding = self.classes.outstanding(now.checked_sub(self.longest_rest()));
         match (resync.step, late) {
             (_, 0) if resync.is_quick => {
+                if resync.first.is_some() {
+                    self.classes.forget_answered();
+                }
                 self.resync = None;
                 self.relay.proved(now);
                 self.relay.leave(now, outstanding, until);
@@ -422,6 +487,10 @@ impl Bus {
 
     /// Units that answer are silent to probes: what is kept would have come.
     fn show_nothing(&mut self, now: Instant) {
+        if self.resync.take_if(|resync| resync.first.is_some()).is_some() {
+            // There is no read that tells anything.
+            return;
+        }
         let Some(resync) = self.resync.as_ref() else { return };
         let is_sure = |unit: &Unit| unit.failures == 0 && self.classes.is_answered(unit.settings.address);
         if resync.silent > 0 && self.units.iter().any(is_sure) {

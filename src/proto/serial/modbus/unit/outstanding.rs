@@ -93,7 +93,6 @@ impl Unit {
     /// An answer came that is not used, whatever it says.
     pub(in super::super) fn count_unused(&mut self, now: Instant, asked: Instant, answer: Answer<'_>) {
         self.counters.answers += 1;
-        self.counters.withheld += 1;
         self.counters.exceptions += u64::from(matches!(answer, Answer::Exception(_)));
         let took = now.saturating_duration_since(asked).as_millis();
         self.counters.busy_ms = self.counters.busy_ms.saturating_add(u64::try_from(took).unwrap_or(u64::MAX));
@@ -110,6 +109,11 @@ impl Unit {
         let polls = self.parts.iter().filter_map(|part| part.block.request());
         let probes = self.probes.iter().map(|(request, _)| request);
         polls.chain(probes.cloned()).any(|request| request.answer() == shape)
+    }
+
+    /// The shapes of the answers to its reads.
+    pub(in super::super) fn shapes(&self) -> impl Iterator<Item = Shape> {
+        self.parts.iter().filter_map(|part| Some(part.block.request()?.answer()))
     }
 
     /// For so long an answer to its last request may still come.
@@ -280,6 +284,11 @@ impl Unit {
         self.patience.unasked();
         let after = self.answered_at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
         self.surplus.came(now, after);
+    }
+
+    /// Whether a frame is the same as one of its last answers.
+    pub(in super::super) fn resembles(&self, now: Instant, pdu: &[u8]) -> bool {
+        self.copies.resembles(now, pdu, self.settings.timeout).is_some()
     }
 
     /// Whether a frame that nothing is outstanding for is the copy of an answer, which is counted.
