@@ -117,6 +117,12 @@ impl Classes {
         }
     }
 
+    /// Whether it can be the answer to a probe, which has not come yet.
+    pub(super) fn may_be_late(&self, units: &[Unit], pdu: &[u8]) -> bool {
+        let is_of = |class| self.probe(class, units, None).is_some_and(|probe| probe.is_shown_by(pdu));
+        self.open.iter().any(|(class, _)| is_of(*class))
+    }
+
     /// Answers to probes of the other class may be under way that were sent since then.
     pub(super) fn outstanding(&self, since: Option<Instant>) -> usize {
         let is_it =

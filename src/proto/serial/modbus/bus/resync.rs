@@ -313,7 +313,10 @@ impl Bus {
         let timeouts = self.units.iter().enumerate().filter_map(asked);
         let timeout = timeouts.max().unwrap_or(self.settings.timeout);
         let length = 11 + usize::from(probe.request.answer().length);
-        let deadline = now + timeout + self.settings.speed.characters(length);
+        // The first proof is had once: a gateway that waits for a unit longer than a timeout would
+        // be late by the polls that come meanwhile.
+        let patience = first.map_or(timeout, |_| self.longest_rest().max(timeout));
+        let deadline = now + patience + self.settings.speed.characters(length);
         match step {
             Step::Drain => self.classes.note_other(),
             Step::Probe | Step::Measure => self.classes.note_sent(now),
