@@ -853,7 +853,7 @@ impl Bus {
         let address = self.units.get(exchange.unit)?.settings.address;
         let (units, events, strangers) = (&mut self.units, &mut self.events, &mut self.strangers);
         let (rivals, sent, relay) = (&mut self.rivals, &self.sent, &self.relay);
-        let classes = &mut self.classes;
+        let classes = &self.classes;
         let shape = exchange.request.answer();
         let found = receiver.answer(address, &exchange.request, last, |frame| {
             if frame.is_request {
@@ -867,10 +867,6 @@ impl Bus {
             }
             if exchange.is_intruded && frame.unit == address {
                 *strangers += 1;
-                return;
-            }
-            if frame.unit == address && classes.may_be_late(units, frame.pdu) {
-                classes.note_came(units, frame.pdu);
                 return;
             }
             let is_displacing = relay.is_displacing(frame.unit, frame.pdu);
@@ -904,7 +900,8 @@ impl Bus {
             }
             if is_other && frame.unit == address {
                 exchange.misfit = true;
-                if exchange.of_write {
+                // Nor is it one of another function that comes late to a probe.
+                if exchange.of_write || classes.may_be_late(units, frame.pdu) {
                     return;
                 }
                 let (bytes, asked) = (frame.pdu.len().saturating_sub(2), usize::from(shape.length) - 2);
