@@ -278,7 +278,7 @@ fn a_gateway_that_keeps_nothing_costs_a_restart_two_requests_and_a_unit_that_is_
                     assert_eq!(world.bus.state(unit), Some(State::Up), "{what}");
                     assert_eq!(world.bus.counters(unit).unwrap().withheld, 0, "{what}");
                     let first = world.readings(unit)[0].0;
-                    assert!(first < if is_silent { ms(2500) } else { ms(1500) }, "{what}: {first:?}");
+                    assert!(first < if is_silent { ms(3000) } else { ms(1500) }, "{what}: {first:?}");
                 }
             }
         }
