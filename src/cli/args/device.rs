@@ -199,9 +199,9 @@ pub enum KeyKind {
 pub struct AclTestArguments {
     /// The table: a line each with device, method, path, and allow or deny; - for standard input
     ///
-    /// A device is an id, or role:NAME for any device of [role.NAME]. Behind allow or deny may
-    /// follow, of the answer: rule=, topic=, reason= (of deny), qos= (of allow); of the question:
-    /// content-format=, bytes=, of a publish retain=true, and of role:NAME tag.NAME=
+    /// A device is an id, or role:NAME for one of [role.NAME], named some-device. Behind allow or
+    /// deny may follow, of the answer: rule=, topic=, reason= (of deny), qos= (of allow); of the
+    /// question: content-format=, bytes=, of a publish retain=true, and of role:NAME tag.NAME=
     pub file: PathBuf,
 }
 
