@@ -313,3 +313,35 @@ fn an_answer_to_a_probe_that_comes_during_a_poll_is_late_and_not_one_of_another_
         }
     }
 }
+
+#[test]
+fn a_gateway_that_closes_the_connection_at_what_it_does_not_know_is_read() {
+    for medium in MEDIA {
+        for units_of in [&EQUAL[..], &EQUAL[..1]] {
+            for (changes, is_lossy) in [(false, false), (true, false), (false, true), (true, true)] {
+                let what = format!("{medium:?} {} {changes} {is_lossy}", units_of.len());
+                let case = Case::new(medium, Unknown::Nobody, 0, &[]);
+                let (mut world, gateway) = world(&case, units(units_of, case.timeout));
+                for address in 1..=units_of.len() as u8 {
+                    let (gateway, clock) = (gateway.clone(), world.clock());
+                    let mut is_lost = !is_lossy;
+                    world.behave(address, move |body| {
+                        if body[1] != 3 {
+                            return vec![(ms(4), Vec::new())];
+                        }
+                        // One answer is lost.
+                        if clock.get() > 20 * SECOND && !std::mem::replace(&mut is_lost, true) {
+                            return Vec::new();
+                        }
+                        let own = gateway.borrow_mut().answer(body, changes);
+                        vec![(ms(4), frame(&[&body[..1], &own].concat()))]
+                    });
+                }
+                world.run(MINUTE);
+                let addresses: Vec<u8> = (1..).take(units_of.len()).collect();
+                let (count, wrong) = judged(&world, &addresses);
+                assert!(wrong.is_empty() && count >= 100 * units_of.len(), "{what}: {count} {wrong:?}");
+            }
+        }
+    }
+}

@@ -498,6 +498,7 @@ impl Bus {
             self.units.iter_mut().for_each(|unit| unit.closed(now));
             self.relay.closed(now);
         }
+        self.resync_closed();
         self.line = Line::Down;
         self.current = None;
         self.to_send = false;

@@ -229,6 +229,17 @@ impl Bus {
         }
     }
 
+    /// The connection is closed, which may be the answer to a probe: as a silence that is. The first
+    /// proof is not had then.
+    pub(super) fn resync_closed(&mut self) {
+        let is_probed = matches!(self.line, Line::Resyncing(_));
+        let Some(resync) = &mut self.resync else { return };
+        resync.silent = if is_probed { resync.silent + 1 } else { 0 };
+        if is_probed && resync.first.is_some() {
+            self.resync = None;
+        }
+    }
+
     /// The same, if something wants it and no poll is under way.
     pub(super) fn begin_proof(&mut self, now: Instant) {
         if self.current.is_none() && self.may_resync(now) && self.relay.wants_proof() {
@@ -253,8 +264,12 @@ impl Bus {
         let wait = self.longest_rest();
         if let Some(resync) = &mut self.resync {
             let wait = if resync.is_quick { Duration::ZERO } else { wait.max(resync.wait) };
-            (resync.at, resync.step, resync.pulled, resync.silent) = (now + wait, Step::Probe, 0, 0);
+            (resync.at, resync.step, resync.pulled) = (now + wait, Step::Probe, 0);
+            let is_shown = resync.silent >= SILENT_MAX;
             self.classes.begin();
+            if is_shown {
+                self.show_nothing(now);
+            }
         } else if self.relay.is_out_of_step() {
             self.lose_step(now);
         }
