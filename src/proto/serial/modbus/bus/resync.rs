@@ -229,8 +229,8 @@ impl Bus {
         }
     }
 
-    /// The connection is closed, which may be the answer to a probe: as a silence that is. The first
-    /// proof is not had then.
+    /// The connection is closed. In place of the answer to a probe that is as a silence, and the
+    /// first proof is not had then.
     pub(super) fn resync_closed(&mut self) {
         let is_probed = matches!(self.line, Line::Resyncing(_));
         let Some(resync) = &mut self.resync else { return };
