@@ -248,6 +248,35 @@ fn what_a_gateway_keeps_over_a_restart_makes_no_reading_false() {
 }
 
 #[test]
+fn a_reload_during_the_first_proof_makes_no_reading_false() {
+    let mut bad = Vec::new();
+    for medium in MEDIA {
+        for kept in [1, 2, 3, 6] {
+            // Before the first answer, before and behind that to the proof.
+            for after in [ms(2), ms(12), ms(30), ms(60)] {
+                let case = Case::new(medium, Unknown::Nobody, 0, &[]);
+                let all = units(&EQUAL, case.timeout);
+                let (mut world, _) = restarted(&case, all.clone(), kept);
+                world.run(after);
+                let mut whole = settings(all);
+                (whole.timeout, whole.backoff, whole.backoff_max) = (case.timeout, ms(200), 2 * SECOND);
+                let mut bus = Bus::new(whole, world.now, 7);
+                opened(&mut bus, case.medium);
+                bus.adopt(&mut world.bus, world.now);
+                world.bus = bus;
+                world.bus.line_up(world.now);
+                world.run(3 * MINUTE);
+                let (count, wrong) = judged(&world, &[1, 2, 3]);
+                if !wrong.is_empty() || count < 3 * 300 {
+                    bad.push((medium, kept, after, count, wrong.len()));
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}: {bad:#?}", bad.len());
+}
+
+#[test]
 fn a_gateway_that_keeps_nothing_costs_a_restart_two_requests_and_a_unit_that_is_silent_to_them_six_timeouts()
 {
     for medium in MEDIA {

@@ -192,7 +192,7 @@ pub struct Bus {
     classes: probe::Classes,
     /// So often in a row another's answer came in place of one, and none was used.
     in_place: u32,
-    /// Nothing was used since the first opening: what an earlier process asked for may be kept.
+    /// Nothing was used since the first opening: what was asked for before it may be kept.
     is_fresh: bool,
 }
 
@@ -444,6 +444,8 @@ impl Bus {
     /// Takes over from the bus of before a reload, by address, what may still come; before the port
     /// is open.
     pub fn adopt(&mut self, before: &mut Bus, now: Instant) {
+        // What was to be shown of the line is not shown yet.
+        self.is_fresh &= before.is_fresh || before.resync.is_some();
         if !matches!(before.line, Line::Down) {
             before.line_down(now);
         }
@@ -454,7 +456,6 @@ impl Bus {
             }
         }
         self.relay.adopt(&before.relay);
-        self.is_fresh &= before.is_fresh;
     }
 
     /// The port is open: all units are due, once answers to requests of before have come.

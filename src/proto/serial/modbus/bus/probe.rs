@@ -108,10 +108,15 @@ impl Classes {
         self.open.push_back((self.turn, now));
     }
 
+    /// The class of the probe that this answers, if it answers one.
+    fn class_of(&self, units: &[Unit], pdu: &[u8]) -> Option<usize> {
+        let is_of = |class| self.probe(class, units, None).is_some_and(|probe| probe.is_shown_by(pdu));
+        (0..DRAIN).find(|class| is_of(*class))
+    }
+
     /// An answer to a probe came, of whatever turn.
     pub(super) fn note_came(&mut self, units: &[Unit], pdu: &[u8]) {
-        let is_of = |class| self.probe(class, units, None).is_some_and(|probe| probe.is_shown_by(pdu));
-        let Some(class) = (0..DRAIN).find(|class| is_of(*class)) else { return };
+        let Some(class) = self.class_of(units, pdu) else { return };
         if let Some(at) = self.open.iter().position(|(of, _)| *of == class) {
             self.open.remove(at);
         }
@@ -119,8 +124,8 @@ impl Classes {
 
     /// Whether it can be the answer to a probe, which has not come yet.
     pub(super) fn may_be_late(&self, units: &[Unit], pdu: &[u8]) -> bool {
-        let is_of = |class| self.probe(class, units, None).is_some_and(|probe| probe.is_shown_by(pdu));
-        self.open.iter().any(|(class, _)| is_of(*class))
+        let is_open = |class| self.open.iter().any(|(of, _)| *of == class);
+        !self.open.is_empty() && self.class_of(units, pdu).is_some_and(is_open)
     }
 
     /// Answers to probes of the other class may be under way that were sent since then.

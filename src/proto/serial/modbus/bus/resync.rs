@@ -201,6 +201,13 @@ impl Bus {
         self.classes.begin();
     }
 
+    /// The same, if something wants it and no poll is under way.
+    pub(super) fn begin_proof(&mut self, now: Instant) {
+        if self.current.is_none() && self.may_resync(now) && self.relay.wants_proof() {
+            self.await_proof(now);
+        }
+    }
+
     /// Whether the first answer of all is put to the proof: a gateway may have kept those to the
     /// requests of an earlier process, and some reads have answers of one length.
     pub(super) fn wants_first_proof(&mut self) -> bool {
@@ -237,13 +244,6 @@ impl Bus {
         resync.silent = if is_probed { resync.silent + 1 } else { 0 };
         if is_probed && resync.first.is_some() {
             self.resync = None;
-        }
-    }
-
-    /// The same, if something wants it and no poll is under way.
-    pub(super) fn begin_proof(&mut self, now: Instant) {
-        if self.current.is_none() && self.may_resync(now) && self.relay.wants_proof() {
-            self.await_proof(now);
         }
     }
 
