@@ -90,6 +90,16 @@ pub struct Client<'a> {
     pub tags: &'a Tags,
 }
 
+/// The text with these in the place of its placeholders; `None`: there is no such tag.
+fn fill<'t>(text: &'t str, device: &'t str, tag: impl Fn(&'t str) -> Option<&'t str>) -> Option<String> {
+    let of = |piece| match piece {
+        Piece::Text(text) => Some(text),
+        Piece::Device => Some(device),
+        Piece::Tag(name) => tag(name),
+    };
+    pieces(text).map(of).collect()
+}
+
 impl LocalRule {
     /// The filter of a device. `None`: it has not all tags that the topic needs, so it is not given
     /// the rule.
@@ -99,15 +109,7 @@ impl LocalRule {
 
     /// The filter with these in the places. What is put in is not searched for placeholders again.
     pub fn filled<'t>(&'t self, device: &'t str, tag: impl Fn(&'t str) -> Option<&'t str>) -> Option<Filter> {
-        let mut topic = String::with_capacity(self.topic.len());
-        for piece in pieces(&self.topic) {
-            topic.push_str(match piece {
-                Piece::Text(text) => text,
-                Piece::Device => device,
-                Piece::Tag(name) => tag(name)?,
-            });
-        }
-        Filter::parse(&topic).ok()
+        Filter::parse(&fill(&self.topic, device, tag)?).ok()
     }
 
     /// The names of the tags that the topic needs.
@@ -123,20 +125,8 @@ impl LocalRule {
     pub fn lacking(&self, client: Client<'_>) -> Option<(&str, Filter)> {
         let is_lacking = |name: &&str| client.tags.get(name).is_none();
         let first = self.tag_names().find(is_lacking)?;
-        let level = |level: &str| {
-            let mut text = String::new();
-            for piece in pieces(level) {
-                match piece {
-                    Piece::Text(part) => text.push_str(part),
-                    Piece::Device => text.push_str(client.device),
-                    Piece::Tag(name) => match client.tags.get(name) {
-                        Some(value) => text.push_str(value),
-                        None => return "+".to_owned(),
-                    },
-                }
-            }
-            text
-        };
+        let tag = |name| client.tags.get(name);
+        let level = |level| fill(level, client.device, tag).unwrap_or_else(|| "+".to_owned());
         let levels: Vec<String> = self.topic.split('/').map(level).collect();
         Some((first, Filter::parse(&levels.join("/")).ok()?))
     }
