@@ -176,8 +176,9 @@ fn advise_framing(cx: &mut Context<'_>, name: &str, port: &Port) {
             ),
             Begin::Doubtful => (
                 "the checksum is right, too, for a message that is moved over zeros: where messages begin with 00 and a byte \
-                 was lost, some give no reading until their values change, or the line is silent for gap, and a converter \
-                 that collects bytes makes its own silences",
+                 was lost, some give no reading until their values change a few times, or the line is silent for gap, and a \
+                 converter that collects bytes makes its own silences; where most of them end with 00, too, they can be read a \
+                 byte early",
                 start,
             ),
             _ => (

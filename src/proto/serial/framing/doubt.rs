@@ -13,23 +13,60 @@
 //!
 //! | a frame with a right checksum | in step | when a place is searched |
 //! |---|---|---|
-//! | ends with another byte | counts | counts if it begins with another one, too, no zero follows, a silence was before it, it equals the last one that counted, or [`CHAIN`] in a row differ |
+//! | ends with another byte | counts | counts if it begins with another one, too, no zero follows, a silence was before it, it equals the last one that counted, or some in a row differ ([`Ends::chain`]) |
 //! | ends with a zero | counts if the next one ends with another byte | none |
 //! | whole ones between silences | count | count; a place that shares bytes with them is none |
 //!
-//! Differing frames decide because the last byte of a CRC is zero in one of 256 only. In step,
-//! nothing is early: bytes are lost, not added. What follows a question is in step.
+//! Differing frames decide because the last byte of a CRC is zero in one of 256 only; of a device
+//! that was seen to send more of these, more in a row do. In step, nothing is early: bytes are
+//! lost, not added. What follows a question is in step.
+//!
+//! Of any CRC of 16 bits, one of 65,536 places is right by chance, and behind a lost byte as many
+//! are tried as a frame has: one counts there if another follows it, or a silence
+//! ([`Decoder::is_followed`](super::Decoder)).
 
 use std::time::Instant;
 
-use super::{Bad, Decoder, IDLE, SHOWN_MAX, Scanner};
+use super::{Bad, Decoder, IDLE, SHOWN_MAX, Scanner, bytes_of};
 
-/// Frames in a row, each other than the one before it, that tell the place.
+/// Frames in a row, each other than the one before it, that tell the place, at least.
 const CHAIN: usize = 3;
+/// What may be said of frames whose place was told so, one in this many, is false.
+const SURE: u128 = 100_000;
+/// Frames of which it is remembered how they ended.
+const ENDS: u32 = 32;
 /// Frames at most that are looked at up to a silence.
 const FRAMES_MAX: usize = 8;
 /// Silences at most that are remembered, the last ones: more in a few frames divide no frames.
 const SILENCES_MAX: usize = 8;
+
+/// How the last frames ended that counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ends {
+    /// A bit each, the newest first: with a zero.
+    zeros: u32,
+    /// How many, at most [`ENDS`].
+    seen: u32,
+}
+
+impl Ends {
+    fn push(&mut self, with_zero: bool) {
+        self.zeros = self.zeros << 1 | u32::from(with_zero);
+        self.seen = (self.seen + 1).min(ENDS);
+    }
+
+    /// So many frames in a row that end with another byte stand at their own place, and not one
+    /// early; `None`: more than are kept.
+    fn chain(self) -> Option<usize> {
+        // As if one of eight had been seen to end with a zero before.
+        let (zeros, of) = (u128::from(self.zeros.count_ones()) + 1, u128::from(self.seen) + 8);
+        (CHAIN..=FRAMES_MAX).find(|frames| {
+            // At most FRAMES_MAX, so it fits.
+            let power = u32::try_from(*frames).unwrap_or(u32::MAX);
+            zeros.pow(power) * SURE <= of.pow(power)
+        })
+    }
+}
 
 /// Where the frames of a line stand.
 #[derive(Clone, Debug, Default)]
@@ -46,12 +83,22 @@ pub(super) struct Doubt {
     is_silent: bool,
     /// The last frame that counted.
     last: Vec<u8>,
+    ends: Ends,
+    /// Bytes up to the end of the last frame with a right checksum that was none.
+    passed: usize,
+    /// Of the frames at this place that were passed over, so many were each other than the next.
+    changes: usize,
 }
 
 impl Doubt {
     /// After the opening of the port.
     pub(super) fn opened() -> Doubt {
         Doubt { is_first: true, ..Doubt::default() }
+    }
+
+    /// After it was opened again: the device is the same.
+    pub(super) fn reopened(&self) -> Doubt {
+        Doubt { ends: self.ends, ..Doubt::opened() }
     }
 
     /// Whoever says so knows that the next byte begins a frame.
@@ -63,6 +110,7 @@ impl Doubt {
     fn drain(&mut self, count: usize) {
         self.silences.retain(|at| *at >= count);
         self.silences.iter_mut().for_each(|at| *at -= count);
+        self.passed = self.passed.saturating_sub(count);
         (self.is_asked, self.is_first) = (false, false);
     }
 }
@@ -73,8 +121,12 @@ enum Verdict {
     Right,
     /// Another place is tried.
     Wrong,
+    /// The same, as no other follows it.
+    Alone,
     /// Frames begin here, or none does.
     Even,
+    /// Frames begin behind it; it may be of parts of two that were each cut by a zero.
+    Begun,
     /// More must come.
     Open,
 }
@@ -114,8 +166,9 @@ impl Decoder {
             self.last_byte_at = None;
             self.fail(Bad::Incomplete);
             self.skipping = false;
-            let last = std::mem::take(&mut self.doubt.last);
-            self.doubt = Doubt { in_step: true, silences: vec![0], last, ..Doubt::default() };
+            self.expected = None;
+            let (last, ends) = (std::mem::take(&mut self.doubt.last), self.doubt.ends);
+            self.doubt = Doubt { in_step: true, silences: vec![0], last, ends, ..Doubt::default() };
         }
     }
 
@@ -124,7 +177,8 @@ impl Decoder {
         let Scanner::Fixed(size) = self.scanner else { return };
         while self.buffer.bytes.len() >= size {
             if !self.is_good(0, size) {
-                self.doubt.in_step = false;
+                (self.doubt.in_step, self.doubt.changes) = (false, 0);
+                self.expect(size);
                 let frame = self.buffer.bytes.get(..size).unwrap_or_default();
                 let why = match size > self.buffer.max {
                     true => Bad::TooLong,
@@ -138,10 +192,25 @@ impl Decoder {
             match verdict {
                 Verdict::Right => self.take_doubtful(size, sink),
                 Verdict::Wrong => {
-                    self.doubt.in_step = false;
+                    (self.doubt.in_step, self.doubt.changes) = (false, 0);
+                    self.doubt.passed = size;
+                    self.expect(size);
                     self.pass_over(1, Bad::Burst);
                 }
-                Verdict::Even => self.pass_over(size, Bad::Burst),
+                Verdict::Alone => {
+                    self.foreign = Some(self.since);
+                    self.since = -bytes_of(size);
+                    self.pass_over(1, Bad::Burst);
+                }
+                Verdict::Even => {
+                    let (one, next) = (self.buffer.bytes.get(..size), self.buffer.bytes.get(size..2 * size));
+                    self.doubt.changes += usize::from(one != next);
+                    self.pass_over(size, Bad::Burst);
+                }
+                Verdict::Begun => {
+                    self.pass_over(size, Bad::Burst);
+                    self.doubt.in_step = true;
+                }
                 Verdict::Open => return,
             }
         }
@@ -167,8 +236,11 @@ impl Decoder {
         }
         // This one would be of parts of two then.
         let mut within = self.doubt.silences.iter().filter(|at| (1..size).contains(*at));
-        if within.any(|at| self.is_between_silences(*at, size)) {
+        if within.clone().any(|at| self.is_good(*at, size)) {
             return Verdict::Wrong;
+        }
+        if !self.doubt.is_silent && within.any(|at| bytes.len() < at + size) {
+            return Verdict::Open;
         }
         if self.ends_with_zero(0, size) {
             // A silence behind it may tell.
@@ -176,27 +248,36 @@ impl Decoder {
             let is_open = bytes.len() < 2 * size && is_behind_one;
             return if is_open { Verdict::Open } else { Verdict::Wrong };
         }
-        let begins_with_zero = bytes.get(self.placement.from) == Some(&0);
-        if !begins_with_zero
-            || self.doubt.silences.contains(&0)
-            || bytes.get(..size) == Some(&self.doubt.last[..])
-        {
+        if bytes.get(..size) == Some(&self.doubt.last[..]) {
             return Verdict::Right;
+        }
+        let begins_with_zero = bytes.get(self.placement.from) == Some(&0);
+        let right = if self.doubt.passed > 0 { Verdict::Even } else { Verdict::Right };
+        if !begins_with_zero || self.doubt.silences.contains(&0) {
+            return match self.is_followed(0, size) {
+                Some(true) => right,
+                Some(false) if self.foreign == Some(self.since) => Verdict::Right,
+                Some(false) => Verdict::Alone,
+                None if self.doubt.silences.contains(&size) => Verdict::Right,
+                None => Verdict::Open,
+            };
         }
         match bytes.get(size) {
             None => return Verdict::Open,
             Some(0) => {}
             // Or it is one further on, whose last zero was lost: the next frame tells.
             Some(_) if bytes.len() < 2 * size => return Verdict::Open,
-            Some(_) if self.is_good(size, size) && !self.ends_with_zero(size, size) => return Verdict::Right,
+            Some(_) if self.is_good(size, size) && !self.ends_with_zero(size, size) => return right,
             Some(_) => return Verdict::Wrong,
         }
-        let frames: Vec<&[u8]> = bytes.chunks_exact(size).take(CHAIN).collect();
+        let Some(chain) = self.doubt.ends.chain() else { return Verdict::Wrong };
+        let frames: Vec<&[u8]> = bytes.chunks_exact(size).take(chain).collect();
         let is_chain = |at: usize| self.is_good(at * size, size) && !self.ends_with_zero(at * size, size);
+        let changes = frames.windows(2).filter(|pair| pair[0] != pair[1]).count();
         match (1..frames.len()).all(is_chain) {
             false => Verdict::Wrong,
-            true if frames.len() < CHAIN => Verdict::Open,
-            true if frames.windows(2).all(|pair| pair[0] != pair[1]) => Verdict::Right,
+            true if frames.len() < chain => Verdict::Open,
+            true if self.doubt.changes + changes + 1 >= chain => Verdict::Begun,
             true => Verdict::Even,
         }
     }
@@ -207,6 +288,13 @@ impl Decoder {
         let mut whole =
             (0..FRAMES_MAX).map(|count| at + count * size).take_while(|at| self.is_good(*at, size));
         begins && whole.any(|at| self.doubt.silences.contains(&(at + size)))
+    }
+
+    /// Bytes are lost here; without, the next frame begins so many further on.
+    fn expect(&mut self, size: usize) {
+        if !self.skipping {
+            self.expected = Some(size);
+        }
     }
 
     fn ends_with_zero(&self, at: usize, size: usize) -> bool {
@@ -227,15 +315,20 @@ impl Decoder {
             self.counters.count(why);
         }
         self.counters.dropped += count as u64;
+        self.since = self.since.saturating_add(bytes_of(count));
+        self.expected = self.expected.and_then(|expected| expected.checked_sub(count));
         self.buffer.bytes.advance(count);
         self.doubt.drain(count);
     }
 
     fn take_doubtful(&mut self, size: usize, sink: &mut dyn FnMut(&[u8])) {
         let frame = self.buffer.bytes.get(..size).unwrap_or_default().to_vec();
+        self.doubt.ends.push(self.ends_with_zero(0, size));
+        (self.expected, self.since) = (None, 0);
         self.buffer.bytes.advance(size);
         self.doubt.drain(size);
         (self.doubt.in_step, self.skipping) = (true, false);
+        (self.doubt.passed, self.doubt.changes) = (0, 0);
         if let Some(payload) = self.strip(&frame).filter(|payload| !payload.is_empty()) {
             self.counters.good += 1;
             sink(payload);

@@ -186,6 +186,16 @@ pub const KEEP_MAX: usize = 8;
 /// Longest start, in bytes.
 pub const START_MAX: usize = 8;
 
+/// Bytes of a frame.
+fn bytes_of(size: usize) -> i64 {
+    // At most `FRAME_MAX`.
+    i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+/// Width of a checksum, in bytes, that is right by chance too often to tell alone where a frame
+/// begins.
+const SHORT: usize = 2;
+
 /// Why a frame was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bad {
@@ -398,6 +408,15 @@ pub struct Decoder {
     pauses: Option<burst::Pauses>,
     begin: Begin,
     doubt: doubt::Doubt,
+    /// Without a loss, the next frame of a known length begins so many bytes further on.
+    expected: Option<usize>,
+    /// What comes follows a question.
+    is_answer: bool,
+    /// Bytes since the end of the last frame of a known length that was right, whether it counted
+    /// or not; less than 0 within it.
+    since: i64,
+    /// The same before the last one that no other followed.
+    foreign: Option<i64>,
     labels: Option<labels::Labels>,
     interleaved: Option<interleaved::Filter>,
     /// When it was last known that nothing waits to be read.
@@ -447,6 +466,10 @@ impl Decoder {
             pauses: None,
             begin: Begin::of(&settings.framing, settings.checksum, settings.placement, &settings.start),
             doubt: doubt::Doubt::opened(),
+            expected: Some(0),
+            is_answer: false,
+            since: 0,
+            foreign: None,
             labels: settings.label_end.map(labels::Labels::new),
             interleaved: settings.interleaved.map(interleaved::Filter::new),
             looked_at: None,
@@ -478,7 +501,8 @@ impl Decoder {
             self.burst = burst::Burst::default();
             (self.last_byte_at, self.pauses) = (None, None);
         }
-        self.doubt = doubt::Doubt::opened();
+        self.doubt = self.doubt.reopened();
+        (self.expected, self.is_answer, self.since) = (Some(0), false, 0);
     }
 
     /// While bytes are dropped because a frame begins only behind a silence.
@@ -511,7 +535,7 @@ impl Decoder {
         self.looked_at = None;
         let is_gap = matches!(self.scanner, Scanner::Gap) && !is_over;
         // Nothing follows, as behind a silence.
-        if self.begin != Begin::Frame || is_gap && self.is_proven() {
+        if self.begin != Begin::Frame || is_gap && self.is_proven() || self.is_searching() {
             self.last_byte_at =
                 self.last_byte_at.and_then(|at| at.checked_sub(self.pause.unwrap_or_default()));
         } else if is_gap {
@@ -546,6 +570,7 @@ impl Decoder {
         (self.awaits_silence, self.is_stalled) = (false, false);
         self.burst = burst::Burst::in_step();
         self.doubt = doubt::Doubt::in_step();
+        (self.expected, self.is_answer, self.since) = (None, true, 0);
         self.kept.clear();
         self.spare.clear();
     }
@@ -634,10 +659,10 @@ impl Decoder {
                 // Nothing begins behind it, and nothing more comes.
                 _ if self.awaits_start() => self.scan(true, sink),
                 _ => {
-                    if !self.start.is_empty()
-                        && matches!(self.scanner, Scanner::Length(_) | Scanner::Fixed(_))
+                    // A wrong length may have swallowed good frames, or one waits for the next.
+                    if matches!(self.scanner, Scanner::Length(_) | Scanner::Fixed(_))
+                        && (!self.start.is_empty() || self.is_searching())
                     {
-                        // A wrong length may have swallowed good frames.
                         self.scan(true, sink);
                     }
                     self.fail(Bad::Incomplete);
@@ -650,6 +675,38 @@ impl Decoder {
                     self.forget_behind();
                 }
             }
+        }
+    }
+
+    /// Whether bytes were lost, and a frame of a known length that is right is not found yet.
+    fn is_searching(&self) -> bool {
+        self.skipping && matches!(self.scanner, Scanner::Length(_) | Scanner::Fixed(_))
+    }
+
+    /// Where a checksum of at most 16 bits was right at a place that was searched for: whether
+    /// another frame follows. `None`: that shows when more has come.
+    ///
+    /// It is right by chance at one of 65,536 places, and behind a lost byte as many are tried as a
+    /// frame has. The place where the next one was expected, without a loss, is a single one. A
+    /// device that sends as many other bytes before each frame is read: see `foreign`.
+    fn is_followed(&self, at: usize, size: usize) -> Option<bool> {
+        let is_short = self.checksum.is_some_and(|checksum| checksum.width() <= SHORT);
+        if !is_short || !self.start.is_empty() || self.is_answer || self.expected == Some(at) {
+            return Some(true);
+        }
+        let next = at + size;
+        let rest = self.buffer.bytes.get(next..)?;
+        let size = match &self.scanner {
+            Scanner::Length(header) => header.frame_size(rest),
+            _ => length::Size::Known(size),
+        };
+        match size {
+            length::Size::Unknown => None,
+            length::Size::Known(size) if size <= self.buffer.max => {
+                let frame = rest.get(..size)?;
+                Some(self.strip_at(next, frame).is_some() && !self.is_blank_at(next, frame))
+            }
+            length::Size::Known(_) | length::Size::Impossible => Some(false),
         }
     }
 
@@ -951,6 +1008,7 @@ impl Decoder {
                         };
                         bad.push((why, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
                     }
+                    self.since = self.since.saturating_add(1);
                     self.counters.dropped += 1;
                     at += 1;
                     continue;
@@ -980,9 +1038,16 @@ impl Decoder {
                     Scanner::Length(header) => header.payload(body),
                     _ => body.get(self.start.len()..),
                 });
-            match payload {
+            // Where bytes were lost, it is by chance if no other follows it.
+            let followed = if payload.is_some() && lost { self.is_followed(at, size) } else { Some(true) };
+            if followed.is_none() && !last {
+                break;
+            }
+            let is_followed = followed.unwrap_or(behind.is_empty());
+            let is_alone = !is_followed && self.foreign.replace(self.since) != Some(self.since);
+            match payload.filter(|_| !is_alone) {
                 Some(payload) => {
-                    lost = false;
+                    (lost, self.expected, self.since) = (false, None, 0);
                     if !payload.is_empty() {
                         self.counters.good += 1;
                         sink(payload);
@@ -990,15 +1055,19 @@ impl Decoder {
                     at += size;
                 }
                 None => {
+                    let expected = if lost { self.expected } else { Some(at + size) };
                     if !std::mem::replace(&mut lost, true) {
                         let why = if body.is_none() { Bad::Checksum } else { Bad::Malformed };
                         bad.push((why, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
                     }
+                    self.expected = expected;
+                    self.since = if is_alone { 1 - bytes_of(size) } else { self.since.saturating_add(1) };
                     self.counters.dropped += 1;
                     at += 1;
                 }
             }
         }
+        self.expected = self.expected.and_then(|expected| expected.checked_sub(at));
         bad.iter().for_each(|(why, _)| self.counters.count(*why));
         self.last_bad = bad.pop().or(self.last_bad.take());
         self.skipping = lost;

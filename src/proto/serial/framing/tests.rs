@@ -6,6 +6,7 @@ use super::length::{Header, Width};
 use super::line::End;
 use super::markers::{Escape, Markers};
 use super::*;
+use crate::splitmix::SplitMix64;
 
 fn settings(framing: Framing, checksum: Option<Checksum>) -> Settings {
     Settings {
@@ -1721,5 +1722,173 @@ fn a_start_of_eight_bytes_is_found_again_whatever_byte_is_lost_or_wrong() {
                 }
             }
         }
+    }
+}
+
+/// Messages of random values, some of which lose a byte.
+struct Noisy {
+    checksum: Checksum,
+    /// The first byte of each message.
+    first: u8,
+    /// At least so many of 100 messages end with a zero.
+    ends: u64,
+    /// There are two messages only.
+    is_two: bool,
+    pause: Duration,
+}
+
+impl Noisy {
+    fn message(&self, rng: &mut SplitMix64) -> Vec<u8> {
+        let settings = settings(Framing::Fixed(8), Some(self.checksum));
+        loop {
+            let is_ended = rng.below(100) < self.ends;
+            let mut message = vec![self.first];
+            message.extend(
+                (0..5).map(|_| if rng.below(3) == 0 { u8::try_from(rng.below(256)).unwrap() } else { 0 }),
+            );
+            let is_blank = message.iter().all(|byte| *byte == 0);
+            settings.placement.append(self.checksum, &mut message);
+            if !is_blank && (!is_ended || message.last() == Some(&0)) {
+                return message;
+            }
+        }
+    }
+
+    /// Messages sent, and right and false ones that were read.
+    fn read(&self, seed: u64) -> (usize, usize, usize) {
+        let mut rng = SplitMix64::new(seed);
+        let mut settings = settings(Framing::Fixed(8), Some(self.checksum));
+        settings.within = WITHIN;
+        let start = Instant::now();
+        let mut decoder = Decoder::new(&settings, start);
+        let (mut now, mut frames, mut sent) = (start + Duration::from_millis(20), Vec::new(), Vec::new());
+        let mut two = [self.message(&mut rng), self.message(&mut rng)];
+        while two[1].last() == Some(&0) {
+            two[1] = self.message(&mut rng);
+        }
+        for _ in 0..60 {
+            let mut message = match self.is_two {
+                true => two[usize::from(rng.below(2) == 1)].clone(),
+                false => self.message(&mut rng),
+            };
+            sent.push(message[..6].to_vec());
+            if rng.below(5) == 0 {
+                message.remove(usize::try_from(rng.below(8)).unwrap());
+            }
+            while let Some(at) = decoder.poll_timeout().filter(|at| *at <= now) {
+                frames.extend(pause(&mut decoder, at));
+            }
+            frames.extend(take(&mut decoder, now, &message));
+            now += self.pause;
+        }
+        while let Some(at) = decoder.poll_timeout() {
+            frames.extend(pause(&mut decoder, at));
+        }
+        let right = frames.iter().filter(|frame| sent.contains(frame)).count();
+        (sent.len(), right, frames.len() - right)
+    }
+}
+
+#[test]
+fn a_device_whose_messages_sometimes_end_with_a_zero_gives_no_false_reading_though_every_fifth_loses_a_byte()
+{
+    let (mut sent, mut right) = (0, 0);
+    for checksum in [Checksum::Crc16Arc, Checksum::Crc16Xmodem, Checksum::Crc16Kermit] {
+        for (first, ends, is_two, pause, seed) in [0, 0x31]
+            .into_iter()
+            .flat_map(|first| [0, 4].map(|ends| (first, ends)))
+            .flat_map(|(first, ends)| [false, true].map(|two| (first, ends, two)))
+            .flat_map(|(first, ends, two)| [8, 40, 150].map(|pause| (first, ends, two, pause)))
+            .flat_map(|(first, ends, two, pause)| (0..20).map(move |seed| (first, ends, two, pause, seed)))
+        {
+            let device = Noisy { checksum, first, ends, is_two, pause: Duration::from_millis(pause) };
+            let (all, good, wrong) = device.read(seed + pause * 100 + ends * 10_000);
+            assert_eq!(
+                wrong, 0,
+                "{checksum:?}, first {first}, ends {ends}, two {is_two}, {pause} ms, {seed}"
+            );
+            (sent, right) = (sent + all, right + good);
+        }
+    }
+    // Four of five are whole; of these some are dropped, where nothing tells where they begin.
+    assert!(right * 100 >= sent * 65, "{right} of {sent}");
+}
+
+/// Two messages of eight bytes, with the first byte of the first one lost: at `at` of what is left a
+/// frame begins that is right by chance.
+fn by_chance(settings: &Settings, at: usize) -> [Vec<u8>; 2] {
+    let frame = |body: &[u8]| {
+        let mut frame = Vec::new();
+        encode(settings, body, &mut frame).unwrap();
+        frame
+    };
+    let body = if matches!(settings.framing, Framing::Length(_)) { 5 } else { 6 };
+    let first = frame(&[0x11; 6][..body]);
+    for value in 0..=u16::MAX {
+        let [high, low] = value.to_be_bytes();
+        let second = frame(&[0x13, 0x22, high, low, 0x07, 0x06][..body]);
+        let both = [&first[1..], &second].concat();
+        if settings.placement.strip(settings.checksum.unwrap(), &both[at..at + 8]).is_some() {
+            return [first, second];
+        }
+    }
+    unreachable!("one of 65,536 is right")
+}
+
+#[test]
+fn a_crc_that_is_right_by_chance_behind_a_lost_byte_makes_no_reading_of_parts_of_two_messages() {
+    let short = ALL.iter().filter(|checksum| checksum.is_crc() && checksum.width() == 2);
+    for (checksum, at) in short.flat_map(|checksum| (3..6).map(move |at| (*checksum, at))) {
+        let settings = settings(Framing::Fixed(8), Some(checksum));
+        let chance = by_chance(&settings, at);
+        for (pause, others) in [0, 200].into_iter().flat_map(|pause| [0, 1, 3].map(|others| (pause, others)))
+        {
+            let other = |number: usize| {
+                let mut other = Vec::new();
+                encode(&settings, &[0x41, 9, 8, 7, 6, u8::try_from(number).unwrap()], &mut other).unwrap();
+                other
+            };
+            let mut all = vec![other(9), chance[0][1..].to_vec(), chance[1].clone()];
+            all.extend((0..others).map(other));
+            let (mut decoder, mut now) = opened(&settings);
+            let mut frames = Vec::new();
+            for message in &all {
+                while let Some(due) = decoder.poll_timeout().filter(|due| *due <= now) {
+                    frames.extend(self::pause(&mut decoder, due));
+                }
+                frames.extend(take(&mut decoder, now, message));
+                now += Duration::from_millis(pause);
+            }
+            while let Some(due) = decoder.poll_timeout() {
+                frames.extend(self::pause(&mut decoder, due));
+            }
+            let sent = |frame: &Vec<u8>| all.iter().any(|message| message.starts_with(frame));
+            assert!(
+                frames.iter().all(sent),
+                "{checksum:?}, at {at}, {pause} ms, {others} more: {frames:02x?}"
+            );
+            assert!(
+                frames.len() >= 1 + others,
+                "{checksum:?}, at {at}, {pause} ms, {others} more: {frames:02x?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_device_that_sends_other_bytes_before_each_message_is_read_by_its_crc() {
+    for framing in [Framing::Fixed(8), header(Width::One, false, 0, 0)] {
+        let settings = settings(framing, Some(Checksum::Crc16Modbus));
+        let (mut decoder, now) = opened(&settings);
+        let body = if matches!(settings.framing, Framing::Fixed(_)) { 6 } else { 5 };
+        let mut stream = Vec::new();
+        for number in 0..20 {
+            stream.extend_from_slice(b"\r\n");
+            encode(&settings, &[0x31, 2, 3, 4, number, 6][..body], &mut stream).unwrap();
+        }
+        let mut frames = take(&mut decoder, now, &stream);
+        frames.extend(pause(&mut decoder, now + IDLE));
+        assert!(frames.len() >= 18, "{}: {frames:02x?}", frames.len());
+        assert!(frames.iter().all(|frame| frame[0] == 0x31), "{frames:02x?}");
     }
 }
