@@ -749,6 +749,28 @@ fn a_device_of_the_configuration_is_switched_off_where_it_is_written() {
         1,
         &["device a is switched off by ", "90-a.toml:2; take enabled = false out of [device.a] there"],
     );
+    place.run("device disable a").failed(1, &["device a is switched off already, by ", "90-a.toml:2"]);
+    place.run("device add a --role sensor --psk").failed(1, &["90-a.toml:2 switches off the device a"]);
+}
+
+#[test]
+fn a_device_that_the_configuration_switches_off_is_listed_and_shown_with_the_place_that_says_so() {
+    let place = Place::new();
+    place.write("a.psk", "text:0123456789abcdef");
+    place.write(
+        "conf.d/40-a.toml",
+        "[device.a]\nrole = \"sensor\"\npsk-file = \"../a.psk\"\nenabled = false\n",
+    );
+    // One of a fleet has nothing else there.
+    place.write("conf.d/50-b.toml", "[device.b]\nenabled = false\n");
+    let list = place.run("device list").fine();
+    let line = |id: &str| list.lines().find(|line| line.starts_with(id)).unwrap_or_default().to_owned();
+    assert!(line("a ").contains("sensor") && line("a ").contains("40-a.toml:4"), "{list}");
+    assert!(line("b ").contains("switched off: ") && line("b ").contains("50-b.toml:2"), "{list}");
+    let shown = place.run("device show a").fine();
+    assert!(shown.contains("40-a.toml:4 (enabled = false)"), "{shown}");
+    let json = place.run("device list --json").fine();
+    assert_eq!(json.lines().filter(|line| line.contains("\"switched_off\":true")).count(), 2, "{json}");
 }
 
 #[test]

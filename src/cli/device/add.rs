@@ -20,7 +20,7 @@ use crate::config::certificate::{self, format_key_hash, parse_key_hash};
 use crate::config::registry::io::add;
 use crate::config::registry::key_text;
 use crate::config::scalar::{PSK_IDENTITY_MAX, format_hex, format_psk_identity, parse_psk_identity};
-use crate::config::{Loaded, Settings};
+use crate::config::{DeviceSource, Known, Loaded, Settings};
 use crate::gate::certificate::{CertificateName, NameKind};
 use crate::gate::settings::{Device, Psk};
 use crate::gate::tag::Tags;
@@ -55,7 +55,8 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
     }
     let parent = arguments.parent.as_deref().map(|text| name("device id", text)).transpose()?;
     let loaded = context.load_whole("device add")?;
-    if loaded.known(id.as_str()).is_none()
+    let is_of_files = |known: &Known| known.switched_off && known.source == DeviceSource::Configuration;
+    if loaded.known(id.as_str()).is_none_or(is_of_files)
         && loaded.settings.gate.withheld.ids.contains(&id)
         && let Some(place) = loaded.place(&["device", id.as_str(), "enabled"])
     {

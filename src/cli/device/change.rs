@@ -18,7 +18,7 @@ use crate::config::registry::credentials::format_time;
 use crate::config::registry::io::{change, today};
 use crate::config::registry::{Entry, OverlapEnd, Promoted};
 use crate::config::scalar::{PSK_IDENTITY_MAX, format_psk_identity, parse_psk_identity};
-use crate::config::{DeviceSource, Loaded, Paths};
+use crate::config::{DeviceSource, Loaded, Paths, Place};
 use crate::control::io::client::ClientError;
 use crate::control::protocol::{Code, Failure};
 use crate::gate::jwt::{JwtKey, KEYS_MAX};
@@ -77,6 +77,12 @@ pub(super) fn enable(context: &Context, id: &str, enabled: bool) -> Result<(), C
     Ok(context.out.line(format_args!("{word}d {id}; {}", effect(&told, running)))?)
 }
 
+fn switched_off_by(id: &str, off: &Place, reload: &str) -> String {
+    format!(
+        "device {id} is switched off by {off}; take enabled = false out of [device.{id}] there, then `{reload}`"
+    )
+}
+
 /// What switches a device off or on that is not of the registry; `None`: it is, or it is not known.
 fn not_of_registry(context: &Context, loaded: &Loaded, id: &str, enabled: bool) -> Option<String> {
     let folder = Paths::conf_d(&context.options().config);
@@ -85,6 +91,14 @@ fn not_of_registry(context: &Context, loaded: &Loaded, id: &str, enabled: bool) 
     if let Some(known) = loaded.known(id) {
         if known.source != DeviceSource::Configuration || loaded.registry.has_file(id) {
             return None;
+        }
+        if known.switched_off
+            && let Some(off) = loaded.place(&["device", id, "enabled"])
+        {
+            return Some(match enabled {
+                true => switched_off_by(id, off, &reload),
+                false => format!("device {id} is switched off already, by {off} (enabled = false)"),
+            });
         }
         let mut ports = loaded.settings.serial.iter();
         let table = ports.find_map(|port| port.table_of(id)).unwrap_or_else(|| format!("device.{id}"));
@@ -102,9 +116,7 @@ fn not_of_registry(context: &Context, loaded: &Loaded, id: &str, enabled: bool) 
         return None;
     }
     if let Some(off) = off {
-        return Some(format!(
-            "device {id} is switched off by {off}; take enabled = false out of [device.{id}] there, then `{reload}`"
-        ));
+        return Some(switched_off_by(id, off, &reload));
     }
     let stored = || super::of_fleets(loaded).into_iter().find(|(known, _)| known.id == id);
     let seen = || running::ask(context, Some(id)).ok()?.remove(id)?.fleet;

@@ -61,11 +61,15 @@ pub(super) fn devices(
     // Of two with one credential the later in the files is at fault: it is the new one.
     let mut tables: Vec<_> = tables.into_iter().collect();
     tables.sort_by_cached_key(|(id, _)| cx.index.rank(&dotted(["device", id.as_str()])));
+    let mut left_out = Vec::new();
     for (id, table) in tables {
-        if is_off(&table) {
-            switched_off(cx, &id, &table, &mut all);
-        } else {
+        if !is_off(&table) {
             configured(cx, &id, &table, usable, &mut all);
+            continue;
+        }
+        switched_off(cx, &id, &table, &mut all);
+        if !is_bad(&id) {
+            left_out.push((id, table));
         }
     }
     let buses: BTreeSet<String> =
@@ -91,6 +95,19 @@ pub(super) fn devices(
         all.withheld.ids.extend(unknown.filter_map(|id| Name::parse(id).ok()).collect::<Vec<_>>());
     }
     registered(cx, usable, &mut all);
+    // One of the registry is there already.
+    left_out.retain(|(id, _)| !all.known.contains_key(id));
+    for (id, table) in left_out {
+        let place = cx.place(&["device", &id]).cloned();
+        // Its faults do not matter while it is off.
+        let said = cx.findings.list.len();
+        let device = device(cx, &id, &table, usable).ok().map(SharedDevice::from);
+        cx.findings.list.truncate(said);
+        all.known(&id, device, DeviceSource::Configuration, place, false);
+        if let Some(known) = all.known.get_mut(&id) {
+            known.switched_off = true;
+        }
+    }
     all.devices.sort_by(|a, b| a.id.cmp(&b.id));
     all.devices.shrink_to_fit();
     Found { devices: all.devices, known: all.known.into_values().collect(), withheld: all.withheld, bare_off }
