@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 
-use tombolo::config::first_boot::{MARKER, Serial};
 use tombolo::config::first_boot::io::serial;
+use tombolo::config::first_boot::{MARKER, Serial};
 use tombolo::config::inventory::{Copied, Entry, STATE};
 
 use crate::place::Place;
