@@ -6,7 +6,7 @@
 //! | the daemon does not run | nothing was changed |
 //! | nothing waits in the journal, or `--discard` | nothing was changed |
 //! | the broker acknowledges that every retained topic is empty, or `--offline` | nothing is wiped; what the broker refused, or why it was not reached, is named |
-//! | keys in tokens, files with secrets that are ours, copies of keys in the runtime directory, the state directory's content, what was installed and denied in `{state-dir}-update` as root | the rest is wiped all the same, and what is left is named |
+//! | keys in tokens, files with secrets that are ours, what [`inventory`](crate::config::inventory) lists of the runtime directory (copies of keys, sessions), the state directory's content, what was installed and denied in `{state-dir}-update` as root | the rest is wiped all the same, and what is left is named |
 //!
 //! A file counts as ours if it is below the folder of the configuration or the state directory:
 //! the live files of certbot and others stay. Overwriting is no guarantee on flash, where the old
@@ -25,11 +25,11 @@ use super::args::DecommissionArguments;
 use super::error::CommandError;
 use super::output::plural;
 use super::{Context, note};
+use crate::config::inventory::{Copied, FILE_SYSTEM, RUNTIME};
 use crate::config::io::texts;
 use crate::config::show::show;
 use crate::config::{ClockTrust, IdSource, Loaded, Paths};
 use crate::control::io::client::ClientError;
-use crate::credential::settings::FOLDER;
 use crate::daemon::clock::SystemClock;
 use crate::daemon::fleets::FleetKeeper;
 use crate::gate::Gate;
@@ -88,7 +88,8 @@ pub fn run(context: &Context, arguments: &DecommissionArguments) -> Result<(), C
         )));
     }
     // It was done before, or the gateway never ran.
-    let blank = fs::read_dir(&state_dir).map_or(true, |mut entries| entries.next().is_none());
+    let blank = fs::read_dir(&state_dir)
+        .map_or(true, |entries| entries.flatten().all(|entry| entry.file_name() == FILE_SYSTEM));
     let nameless = loaded.settings.gateway.id_source == IdSource::Missing;
     let cleared = match (&loaded.settings.upstream, arguments.offline) {
         // An id that was made just now is in no topic.
@@ -386,8 +387,15 @@ fn wipe(context: &Context, loaded: &Loaded) -> Wiped {
         }
         wipe_file(&whole, &mut wiped);
     }
-    // What was encrypted, or came from systemd, is kept there, in memory.
-    wipe_folder(&runtime_dir.join(FOLDER), &mut wiped);
+    // Keys that were encrypted, or came from systemd, and sessions, which are kept in memory.
+    for entry in RUNTIME.iter().filter(|entry| entry.copied == Copied::Removed) {
+        let path = runtime_dir.join(entry.name);
+        match path.symlink_metadata() {
+            Ok(_) => wipe_entry(&path, &mut wiped),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => wiped.left.push(format!("{} cannot be wiped: {error}", path.display())),
+        }
+    }
     wipe_folder(&state, &mut wiped);
     wiped
 }
@@ -414,17 +422,20 @@ fn wipe_folder(folder: &Path, wiped: &mut Wiped) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
         Err(error) => return wiped.left.push(format!("{} cannot be read: {error}", folder.display())),
     };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        // A link is deleted, and what it points to stays.
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            wipe_folder(&path, wiped);
-            if let Err(error) = fs::remove_dir(&path) {
-                wiped.left.push(format!("{} cannot be removed: {error}", path.display()));
-            }
-        } else {
-            wipe_file(&path, wiped);
+    for entry in entries.flatten().filter(|entry| entry.file_name() != FILE_SYSTEM) {
+        wipe_entry(&entry.path(), wiped);
+    }
+}
+
+/// Wipes a file, or a folder with what is in it. A link is deleted, and what it points to stays.
+fn wipe_entry(path: &Path, wiped: &mut Wiped) {
+    if path.symlink_metadata().is_ok_and(|about| about.is_dir()) {
+        wipe_folder(path, wiped);
+        if let Err(error) = fs::remove_dir(path) {
+            wiped.left.push(format!("{} cannot be removed: {error}", path.display()));
         }
+    } else {
+        wipe_file(path, wiped);
     }
 }
 

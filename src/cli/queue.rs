@@ -462,7 +462,7 @@ mod tests {
                 ),
             ]
             .into(),
-            rejected: Rejected { records: 1, bytes: 300, max_bytes: 16 << 20 },
+            rejected: Rejected { records: 1, bytes: 300, max_bytes: 16 << 20, ..Rejected::default() },
             rate_limit: Some(3),
         };
         assert_eq!(

@@ -141,8 +141,12 @@ pub fn text(status: &Status) -> String {
         bytes(journal.bytes),
         bytes(journal.max_bytes)
     );
-    if journal.rejected > 0 {
-        waiting.push_str(&format!("; {} rejected by the broker", journal.rejected));
+    let causes = journal.rejected_causes.of(journal.rejected);
+    if causes.by_broker() > 0 {
+        waiting.push_str(&format!("; {} rejected by the broker", causes.by_broker()));
+    }
+    if causes.skipped > 0 {
+        waiting.push_str(&format!("; {} set aside by you", causes.skipped));
     }
     if journal.lost > 0 {
         waiting.push_str(&format!(

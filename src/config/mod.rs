@@ -32,6 +32,7 @@ mod finding;
 pub mod first_boot;
 pub mod gateway_id;
 pub mod init;
+pub mod inventory;
 pub mod io;
 mod layer;
 mod merge;

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::snapshot::{Queue, Status};
+use super::snapshot::{Queue, RejectedCauses, Status};
 
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -186,6 +186,7 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_northbound_acknowledged_readings_total", "Readings that the broker acknowledged."),
     ("tombolo_northbound_expired_readings_total", "Readings that expired before they were delivered."),
     ("tombolo_northbound_rejected_readings_total", "Readings that the broker rejected."),
+    ("tombolo_northbound_skipped_readings_total", "Readings that tombolo queue skip set aside."),
     ("tombolo_northbound_unanswered_connections_total", "Connections replaced because of a silent broker."),
     ("tombolo_northbound_lowered_rates_total", "Times that the rate was lowered for the broker."),
     ("tombolo_northbound_unpromised_readings_total", "Readings of a qos = 0 rule passed to the uplink."),
@@ -276,7 +277,7 @@ pub const GAUGES: &[(&str, &str, &str)] = &[
     ("tombolo_northbound_lane_day_bytes", "lane", "Bytes of its daily-bytes that a lane has published."),
     ("tombolo_northbound_lane_day_max_bytes", "lane", "Its daily-bytes."),
     ("tombolo_gate_limited_devices", "reason", "Devices that are held back."),
-    ("tombolo_journal_rejected_records", "", "Records that the broker rejected and that are kept."),
+    ("tombolo_journal_rejected_records", "cause", "Records in the rejected store, by why they are kept."),
     ("tombolo_journal_rejected_bytes", "", "Their bytes on disk."),
     ("tombolo_journal_rejected_max_bytes", "", "Most of these bytes."),
     ("tombolo_journal_lost_records", "", "Records lost since the state directory was created."),
@@ -381,7 +382,6 @@ fn gauge(name: &str, status: &Status, queue: &Queue, page: &mut Page) {
         "tombolo_northbound_unanswered_age_seconds" => {
             uplink.oldest_unanswered_s.map(|seconds| seconds as f64)
         }
-        "tombolo_journal_rejected_records" => Some(queue.rejected.records as f64),
         "tombolo_journal_rejected_bytes" => Some(queue.rejected.bytes as f64),
         "tombolo_journal_rejected_max_bytes" => Some(queue.rejected.max_bytes as f64),
         "tombolo_journal_lost_records" => Some(journal.lost as f64),
@@ -417,6 +417,11 @@ fn gauge(name: &str, status: &Status, queue: &Queue, page: &mut Page) {
             _ => continue,
         };
         page.sample(name, &[("lane", lane)], value);
+    }
+    if name == "tombolo_journal_rejected_records" {
+        let RejectedCauses { refused, closed, silent, skipped } = queue.rejected.causes;
+        let causes = [("refused", refused), ("closed", closed), ("silent", silent), ("skipped", skipped)];
+        causes.iter().for_each(|(cause, count)| page.sample(name, &[("cause", cause)], *count as f64));
     }
     if name == "tombolo_gate_limited_devices" {
         for (reason, count) in &status.limited_counts {

@@ -674,8 +674,10 @@ pub struct Journal {
     pub bytes: u64,
     /// Most bytes on disk.
     pub max_bytes: u64,
-    /// Records in `rejected`.
+    /// Records in the rejected store.
     pub rejected: u64,
+    /// Why they are there.
+    pub rejected_causes: RejectedCauses,
     /// Records lost for any reason since the state directory was created.
     pub lost: u64,
     /// Unreadable records that are kept: they are neither lost nor waiting.
@@ -1541,12 +1543,41 @@ pub struct Lane {
     pub suspected: Vec<SuspectedRecord>,
 }
 
+/// Records of the rejected store, by why they are there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RejectedCauses {
+    /// The broker answered with a reason code that refuses them.
+    pub refused: u64,
+    /// The broker closed the connection each time they were sent.
+    pub closed: u64,
+    /// The broker did not answer each time they were sent.
+    pub silent: u64,
+    /// The owner set them aside, by `tombolo queue skip`.
+    pub skipped: u64,
+}
+
+impl RejectedCauses {
+    /// Of `records` in all. What an older daemon does not tell apart counts as refused.
+    pub fn of(self, records: u64) -> RejectedCauses {
+        let others = self.closed.saturating_add(self.silent).saturating_add(self.skipped);
+        RejectedCauses { refused: records.saturating_sub(others), ..self }
+    }
+
+    /// Those that are there because of what the broker did.
+    pub fn by_broker(&self) -> u64 {
+        self.refused.saturating_add(self.closed).saturating_add(self.silent)
+    }
+}
+
 /// The rejected store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rejected {
     /// Records in the store.
     pub records: u64,
+    /// Why they are there.
+    pub causes: RejectedCauses,
     /// Bytes on disk.
     pub bytes: u64,
     /// Its limit in bytes; if it is full, the lane of the next refused record stops.

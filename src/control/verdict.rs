@@ -4,7 +4,7 @@
 //! A reason is something that somebody must or may end: it goes when the cause goes. What was lost
 //! in the past, and what strangers send, is shown by `status` but is no reason.
 
-use super::snapshot::{LimitedDevice, SerialPort, SerialUnit, ServedTotals, Status, Uplink};
+use super::snapshot::{LimitedDevice, RejectedCauses, SerialPort, SerialUnit, ServedTotals, Status, Uplink};
 
 /// A line that is closed for less, in seconds, is one between two messages, if it gave readings.
 const HUNG_UP_S: u64 = 3;
@@ -60,7 +60,9 @@ pub fn reasons(status: &Status) -> Vec<String> {
     }
     reasons.extend(served(&status.served));
     reasons.extend(status.limited.iter().filter_map(over_quota));
-    reasons.extend(rejected(journal.rejected));
+    let causes = journal.rejected_causes.of(journal.rejected);
+    reasons.extend(rejected(&causes));
+    reasons.extend(skipped(causes.skipped));
     if let Some(failing) = &status.session_store.failing {
         reasons.push(format!("DTLS sessions are not stored: {failing}"));
     }
@@ -124,8 +126,9 @@ fn uplink(status: &Status, reasons: &mut Vec<String>) {
     reasons.extend(uplink.unsubscribed.iter().cloned());
 }
 
-/// What the broker refuses of readings, or why they do not flow, one sentence each.
-pub fn refused(uplink: &Uplink, rejected: u64) -> Vec<String> {
+/// What the broker refuses of readings, or why they do not flow, one sentence each. What the owner
+/// set aside is not among it.
+pub fn refused(uplink: &Uplink, rejected: &RejectedCauses) -> Vec<String> {
     let mut refused = uplink.stalled.clone();
     refused.extend(held_back(uplink));
     refused.extend(self::rejected(rejected));
@@ -142,11 +145,30 @@ fn held_back(uplink: &Uplink) -> Option<String> {
     })
 }
 
-fn rejected(count: u64) -> Option<String> {
-    let s = if count == 1 { "" } else { "s" };
+/// Records in the rejected store because of what the broker did: one sentence for each cause.
+fn rejected(causes: &RejectedCauses) -> Vec<String> {
+    let kept = |count: u64, what: &dyn Fn(&str) -> String| {
+        let (s, is, it) = if count == 1 { ("", "is", "it") } else { ("s", "are", "them") };
+        let what = what(&format!("{count} record{s}"));
+        (count > 0).then(|| format!("{what}, which {is} kept; `tombolo queue rejected list` shows {it}"))
+    };
+    let sentences = [
+        kept(causes.refused, &|records| format!("the broker rejected {records}")),
+        kept(causes.closed, &|records| {
+            format!("the broker closed the connection each time it was sent {records}")
+        }),
+        kept(causes.silent, &|records| format!("the broker never answered {records}")),
+    ];
+    sentences.into_iter().flatten().collect()
+}
+
+/// Records that the owner set aside.
+fn skipped(count: u64) -> Option<String> {
+    let (s, was, it) = if count == 1 { ("", "was", "it") } else { ("s", "were", "them") };
     (count > 0).then(|| {
         format!(
-            "the broker rejected {count} record{s}, which are kept; `tombolo queue rejected list` shows them"
+            "{count} record{s} {was} set aside by `tombolo queue skip`, not refused; `tombolo queue rejected retry --all` has \
+             {it} published"
         )
     })
 }
@@ -275,16 +297,40 @@ mod tests {
 
     #[test]
     fn what_the_broker_refuses_of_readings_is_told_apart_from_whether_it_is_reached() {
-        assert_eq!(refused(&fine().upstream, 0), [""; 0]);
+        let none = RejectedCauses::default();
+        assert_eq!(refused(&fine().upstream, &none), [""; 0]);
         let away = Uplink { connected: false, last_error: Some("x".into()), ..fine().upstream };
-        assert_eq!(refused(&away, 0), [""; 0]);
+        assert_eq!(refused(&away, &none), [""; 0]);
         let stalled = Uplink { stalled: vec!["lane".into()], suspects: 3, ..fine().upstream };
-        let found = refused(&stalled, 1);
+        let found = refused(&stalled, &none.of(1));
         assert!(
             found.len() == 2 && found[0] == "lane" && found[1].contains("rejected 1 record,"),
             "{found:?}"
         );
-        assert!(refused(&Uplink { suspects: 2, ..fine().upstream }, 0)[0].contains("2 records held back"));
+        assert!(
+            refused(&Uplink { suspects: 2, ..fine().upstream }, &none)[0].contains("2 records held back")
+        );
+    }
+
+    #[test]
+    fn records_that_are_kept_are_said_by_why_they_are_kept() {
+        let of = |rejected, rejected_causes| {
+            let journal = Journal { rejected, rejected_causes, ..Journal::default() };
+            reasons(&Status { journal, ..fine() })
+        };
+        let skipped = RejectedCauses { skipped: 1, ..RejectedCauses::default() };
+        let found = of(1, skipped);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].starts_with("1 record was set aside by `tombolo queue skip`, not"), "{found:?}");
+        assert_eq!(refused(&fine().upstream, &skipped.of(1)), [""; 0], "the broker refused nothing");
+        let found = of(7, RejectedCauses { closed: 1, silent: 2, skipped: 3, ..RejectedCauses::default() });
+        assert_eq!(found.len(), 4);
+        assert!(found[0].starts_with("the broker rejected 1 record, which is kept;"), "{found:?}");
+        assert!(found[1].starts_with("the broker closed the connection each time it was sent 1 record,"));
+        assert!(found[2].starts_with("the broker never answered 2 records, which are kept;"), "{found:?}");
+        assert!(found[3].starts_with("3 records were set aside by"), "{found:?}");
+        // An older daemon does not tell them apart.
+        assert!(of(2, RejectedCauses::default())[0].starts_with("the broker rejected 2 records,"));
     }
 
     #[test]

@@ -64,6 +64,7 @@ use crate::journal::{Journal, LaneStatus, RejectError, Status};
 use crate::message::{Lane, Name, RecordId};
 use crate::northbound::publication;
 use crate::northbound::publisher::Skip;
+use crate::northbound::reason_code::Cause;
 use crate::proto::dtls::Keyring;
 use crate::proto::dtls::server::{Certificates as DtlsCertificates, ListPolicy, ServerKey};
 use crate::southbound::serial;
@@ -948,6 +949,7 @@ impl Control for Desk {
                 bytes: journal.lanes.iter().map(|lane| lane.bytes).sum(),
                 max_bytes: settings.journal.max_bytes,
                 rejected: journal.rejected.records,
+                rejected_causes: rejected_causes(&journal),
                 lost: journal.lanes.iter().map(LaneStatus::lost_records).sum(),
                 unreadable: journal.lanes.iter().map(|lane| lane.unreadable).sum(),
                 failing: failing(&journal),
@@ -1065,6 +1067,7 @@ impl Control for Desk {
         let status = journal.status();
         let rejected = snapshot::Rejected {
             records: status.rejected.records,
+            causes: rejected_causes(&status),
             bytes: status.rejected.bytes,
             max_bytes: status.rejected.max_bytes,
         };
@@ -1268,7 +1271,7 @@ impl Control for Desk {
             connections: self.link.connections(),
             disabled: self.disabled().len() as u64,
             unstored: failing(&self.journal.borrow().status()),
-            refused: verdict::refused(&upstream, self.journal.borrow().status().rejected.records),
+            refused: verdict::refused(&upstream, &rejected_causes(&self.journal.borrow().status())),
         }
     }
 
@@ -1348,10 +1351,23 @@ fn clock_problem(clock: &SystemClock) -> Option<String> {
     }
 }
 
+/// Why the records of the rejected store are there.
+fn rejected_causes(journal: &Status) -> snapshot::RejectedCauses {
+    let count = |cause: Cause| journal.rejected.own_reasons.count(cause.to_byte());
+    let (closed, silent, skipped) = (count(Cause::Closed), count(Cause::Silent), count(Cause::Skipped));
+    snapshot::RejectedCauses { refused: 0, closed, silent, skipped }.of(journal.rejected.records)
+}
+
 /// That rejected records wait for their owner, for the broker's side, in words that stay the same.
 fn rejected_problem(journal: &Status) -> Option<String> {
-    let some = journal.rejected.records > 0;
-    some.then(|| "the broker rejected records; `tombolo queue rejected list` shows them".to_owned())
+    let causes = rejected_causes(journal);
+    let what = match (causes.by_broker(), causes.skipped) {
+        (0, 0) => return None,
+        (0, _) => "records were set aside by `tombolo queue skip`",
+        (_, 0) => "the broker rejected records",
+        _ => "the broker rejected records, and others were set aside by `tombolo queue skip`",
+    };
+    Some(format!("{what}; `tombolo queue rejected list` shows them"))
 }
 
 /// One line on a change of the verdict.

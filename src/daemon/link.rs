@@ -1002,6 +1002,7 @@ impl Link {
             snapshot.put("tombolo_northbound_expired_readings_total", status.counters.expired);
             snapshot.put("tombolo_northbound_acknowledged_readings_total", status.counters.acknowledged);
             snapshot.put("tombolo_northbound_rejected_readings_total", status.counters.rejected);
+            snapshot.put("tombolo_northbound_skipped_readings_total", status.counters.skipped);
             snapshot.put("tombolo_northbound_unanswered_connections_total", status.counters.unanswered);
             snapshot.put("tombolo_northbound_lowered_rates_total", status.counters.rate_lowered);
             snapshot.put("tombolo_downlink_dropped_messages_total", status.inbound_dropped);

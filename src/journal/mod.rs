@@ -57,6 +57,6 @@ pub use io::{FileReport, ImportError, Imported, Importer, Journal, OpenReport};
 pub use loss::{LossCause, LossReport};
 pub use open_error::OpenError;
 pub use record::Ticket;
-pub use rejected::{RejectError, RejectedEntry};
+pub use rejected::{OwnReasons, RejectError, RejectedEntry};
 pub use settings::Settings;
 pub use store::{LaneStatus, RejectedStatus};

@@ -74,6 +74,51 @@ pub struct RejectedReport {
     pub damaged_files: Vec<String>,
 }
 
+/// The lowest reason that is no reason code: from here to 0xFF (docs/journal-format.md §5).
+const OWN_REASONS: u8 = 0xFD;
+
+/// The entries by number, and how many have a reason that is no reason code.
+#[derive(Clone, Default)]
+struct Index {
+    entries: BTreeMap<u64, RejectedEntry>,
+    own_reasons: [u64; 3],
+}
+
+impl Index {
+    /// True if it was not there.
+    fn insert(&mut self, entry: RejectedEntry) -> bool {
+        let before = self.entries.insert(entry.number, entry);
+        self.count(before, -1);
+        self.count(Some(entry), 1);
+        before.is_none()
+    }
+
+    fn remove(&mut self, number: u64) -> Option<RejectedEntry> {
+        let removed = self.entries.remove(&number);
+        self.count(removed, -1);
+        removed
+    }
+
+    fn count(&mut self, entry: Option<RejectedEntry>, by: i64) {
+        let own = entry.and_then(|entry| entry.reason.checked_sub(OWN_REASONS));
+        if let Some(count) = own.and_then(|own| self.own_reasons.get_mut(usize::from(own))) {
+            *count = count.saturating_add_signed(by);
+        }
+    }
+}
+
+/// How many records of the store have a reason that is no reason code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnReasons([u64; 3]);
+
+impl OwnReasons {
+    /// Those with this one; 0 for a reason code.
+    pub fn count(&self, reason: u8) -> u64 {
+        let own = reason.checked_sub(OWN_REASONS).and_then(|own| self.0.get(usize::from(own)));
+        own.copied().unwrap_or_default()
+    }
+}
+
 /// Why a record could not be added to the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RejectError {
@@ -134,7 +179,7 @@ pub(super) struct RejectedStore<S: Storage> {
     end: u32,
     live_bytes: u64,
     next_entry: u64,
-    entries: BTreeMap<u64, RejectedEntry>,
+    index: Index,
     /// Removed entries of files that are no longer written.
     gone: BTreeSet<u64>,
     /// A write or sync failed: the file must be rewritten before anything is added.
@@ -169,7 +214,7 @@ impl<S: Storage> RejectedStore<S> {
             end: HEADER_BLOCK,
             live_bytes: 0,
             next_entry: 1,
-            entries: BTreeMap::new(),
+            index: Index::default(),
             gone: BTreeSet::new(),
             broken: false,
             counts_older: false,
@@ -223,7 +268,7 @@ impl<S: Storage> RejectedStore<S> {
             store.gone.clear();
         }
         if damaged && let Some((_, entries)) = seen {
-            store.lost += entries.saturating_sub(store.entries.len() as u64);
+            store.lost += entries.saturating_sub(store.index.entries.len() as u64);
         }
         // The remaining files are older than the last rewrite, or incomplete; one that cannot be
         // deleted now is found again at the next opening.
@@ -235,7 +280,7 @@ impl<S: Storage> RejectedStore<S> {
                 let _ = storage.remove(FOLDER, &name);
             }
         }
-        report.records = store.entries.len();
+        report.records = store.index.entries.len();
         report.lost = store.lost;
         Ok((store, report))
     }
@@ -324,7 +369,7 @@ impl<S: Storage> RejectedStore<S> {
         let Loaded { file, header, entries, removed, missing, next_entry, unread, .. } = loaded;
         self.next_entry = self.next_entry.max(next_entry);
         for entry in entries {
-            if !self.gone.contains(&entry.number) && self.entries.insert(entry.number, entry).is_none() {
+            if !self.gone.contains(&entry.number) && self.index.insert(entry) {
                 self.live_bytes += entry.bytes();
             }
         }
@@ -354,7 +399,7 @@ impl<S: Storage> RejectedStore<S> {
     }
 
     fn forget(&mut self, number: u64) {
-        if let Some(entry) = self.entries.remove(&number) {
+        if let Some(entry) = self.index.remove(number) {
             self.live_bytes -= entry.bytes();
         }
     }
@@ -441,21 +486,26 @@ impl<S: Storage> RejectedStore<S> {
     /// For the witness: the number of the next entry of the current file, and the number of
     /// entries.
     pub(super) fn seen(&self) -> (u64, u64) {
-        self.current.map_or((0, 0), |_| (self.next_entry, self.entries.len() as u64))
+        self.current.map_or((0, 0), |_| (self.next_entry, self.index.entries.len() as u64))
     }
 
     /// All entries, oldest first.
     pub(super) fn entries(&self) -> impl Iterator<Item = &RejectedEntry> {
-        self.entries.values()
+        self.index.entries.values()
     }
 
     /// The number of entries.
     pub(super) fn len(&self) -> usize {
-        self.entries.len()
+        self.index.entries.len()
     }
 
     pub(super) fn entry(&self, number: u64) -> Option<&RejectedEntry> {
-        self.entries.get(&number)
+        self.index.entries.get(&number)
+    }
+
+    /// How many of its entries have a reason that is no reason code.
+    pub(super) fn own_reasons(&self) -> OwnReasons {
+        OwnReasons(self.index.own_reasons)
     }
 
     /// The bytes of its entries.
@@ -474,7 +524,7 @@ impl<S: Storage> RejectedStore<S> {
     /// # Errors
     /// The disk failed to read it.
     pub(super) fn read(&self, number: u64) -> Result<Option<Vec<u8>>, StorageError> {
-        let Some(entry) = self.entries.get(&number) else { return Ok(None) };
+        let Some(entry) = self.index.entries.get(&number) else { return Ok(None) };
         let Some(frame) = self.read_frame(entry, false)? else { return Ok(None) };
         Ok(frame.get(HEADER + FIXED..).map(<[u8]>::to_vec))
     }
@@ -526,7 +576,7 @@ impl<S: Storage> RejectedStore<S> {
             let body = &bytes[at + HEADER..at + length];
             if let Some(entry) = parse_entry(number, source, begin + at as u32, body) {
                 self.live_bytes += entry.bytes();
-                self.entries.insert(number, entry);
+                self.index.insert(entry);
             }
         }
         self.next_entry += records.len() as u64;
@@ -536,7 +586,7 @@ impl<S: Storage> RejectedStore<S> {
     /// Removes records durably.
     pub(super) fn remove(&mut self, now: Instant, storage: &S, numbers: &[u64]) -> Result<(), StorageError> {
         let there: Vec<u64> =
-            numbers.iter().copied().filter(|number| self.entries.contains_key(number)).collect();
+            numbers.iter().copied().filter(|number| self.index.entries.contains_key(number)).collect();
         let mut bytes = Vec::new();
         for number in &there {
             frame::encode(&mut bytes, Kind::Removed, *number, |_| ());
@@ -547,7 +597,7 @@ impl<S: Storage> RejectedStore<S> {
         let appended = !self.broken
             && u64::from(self.end) + bytes.len() as u64 <= self.max_bytes + u64::from(OVER)
             && self.append(&mut bytes).is_ok();
-        let kept = (self.entries.clone(), self.live_bytes, self.gone.clone());
+        let kept = (self.index.clone(), self.live_bytes, self.gone.clone());
         for number in there {
             self.forget(number);
             if self.has_others() {
@@ -558,7 +608,7 @@ impl<S: Storage> RejectedStore<S> {
             return Ok(());
         }
         self.rewrite(now, storage, &[]).inspect_err(|_| {
-            (self.entries, self.live_bytes, self.gone) = kept;
+            (self.index, self.live_bytes, self.gone) = kept;
         })
     }
 
@@ -643,7 +693,9 @@ impl<S: Storage> RejectedStore<S> {
             self.forget(number);
         }
         self.rewrite_at = None;
-        self.entries.extend(entries);
+        for entry in entries.into_values() {
+            self.index.insert(entry);
+        }
         self.number = number;
         self.end = end;
         self.current = Some(number);
@@ -661,7 +713,7 @@ impl<S: Storage> RejectedStore<S> {
             |entry: &&RejectedEntry| Some(entry.source) == self.current || merged.contains(&entry.source);
         let (mut kept, mut damaged) = (Vec::new(), Vec::new());
         let mut looked_again = false;
-        for entry in self.entries.values().filter(is_meant) {
+        for entry in self.index.entries.values().filter(is_meant) {
             let mut frame = self.read_frame(entry, false)?;
             if frame.is_none() {
                 if !std::mem::replace(&mut looked_again, true) {

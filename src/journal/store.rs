@@ -13,7 +13,7 @@ use super::pool::{Pool, Trouble};
 use super::range::RangeSet;
 use super::record::Batch;
 use super::recovery::{self, LaneReport, RecoveryError, Resolution};
-use super::rejected::{RejectError, RejectedEntry, RejectedReport, RejectedStore};
+use super::rejected::{OwnReasons, RejectError, RejectedEntry, RejectedReport, RejectedStore};
 use super::retention;
 use super::segment::Segment;
 use super::settings::{LaneSettings, Settings, WhenFull};
@@ -98,6 +98,8 @@ impl LaneStatus {
 pub struct RejectedStatus {
     /// Records in it.
     pub records: u64,
+    /// Of these, those that are there for another reason than a reason code.
+    pub own_reasons: OwnReasons,
     /// Bytes of these records.
     pub bytes: u64,
     /// Its limit in bytes.
@@ -664,6 +666,7 @@ impl<S: Storage> Store<S> {
     pub fn rejected_status(&self) -> RejectedStatus {
         RejectedStatus {
             records: self.rejected.len() as u64,
+            own_reasons: self.rejected.own_reasons(),
             bytes: self.rejected.live_bytes(),
             max_bytes: self.rejected_max,
             room: self.rejected.room(),

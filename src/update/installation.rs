@@ -24,6 +24,10 @@ const CAUSE_MAX: usize = 400;
 pub const WENT_BACK: &str =
     "the version before runs again: this one did not boot, or was taken back by somebody else";
 
+/// Why the version before runs again, where the disk took no readings.
+pub const WENT_BACK_UNSTORED: &str = "the disk took no readings, so this version was not marked good, and the boot \
+     loader went back to the version before, or somebody else did; the version is not to blame";
+
 /// Root's folder, beside a state directory: `/var/lib/tombolo-update` for `/var/lib/tombolo`.
 pub fn folder_of(state_dir: &Path) -> PathBuf {
     let mut name = state_dir.file_name().unwrap_or_default().to_owned();
@@ -93,6 +97,10 @@ pub struct Installation {
     /// owner takes back a version for which it did.
     #[serde(default)]
     pub is_proven: bool,
+    /// It worked, and was not marked good since, because the disk took no readings: a boot loader
+    /// that goes back then does so for no fault of the version.
+    #[serde(default)]
+    pub is_unstored: bool,
     /// The boot in which the phase began.
     #[serde(default)]
     pub boot: Option<String>,
@@ -147,6 +155,7 @@ impl Installation {
             is_noted: false,
             is_ordered: false,
             is_proven: false,
+            is_unstored: false,
             boot: None,
             at: None,
         }

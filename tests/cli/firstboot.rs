@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 
-use tombolo::config::first_boot::Serial;
 use tombolo::config::first_boot::io::serial;
+use tombolo::config::first_boot::{MARKER, Serial};
+use tombolo::config::inventory::{Copied, Entry, STATE};
 
 use crate::place::Place;
 
@@ -63,6 +64,59 @@ fn a_marked_card_gets_a_new_id_loses_keys_sessions_and_readings_and_keeps_floors
     let again = place.run("--json firstboot").json();
     assert_eq!((&again["made"], &again["gateway"]), (&false.into(), &serde_json::Value::Null));
     assert_eq!(place.read("state/gateway-id"), format!("{id}\n"));
+}
+
+/// A state directory and a runtime directory in which everything is that can be there.
+fn populated() -> Place {
+    let place = Place::new();
+    let folders =
+        ["journal", "sessions", "mailbox", "certificates", "tokens", "usage", "devices", "conf.d", "secrets"];
+    for name in STATE.iter().map(|entry| entry.name).filter(|name| *name != MARKER) {
+        let is_folder = folders.contains(&name) || ["firmware", "update", "revocation"].contains(&name);
+        let inside = if is_folder { "/below/file" } else { "" };
+        place.write(&format!("state/{name}{inside}"), "x");
+        place.write(&format!("state/{name}.damaged-1"), "x");
+        place.write(&format!("state/.{name}.new"), "x");
+    }
+    place.write("state/before-restore-1.tar", "x");
+    place.write("run/sessions", "of the process before");
+    place.write("run/certificates/uplink/current.pem", "a key");
+    place
+}
+
+/// The names in a folder.
+fn names(place: &Place, folder: &str) -> Vec<String> {
+    let entries = fs::read_dir(place.path(folder)).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn a_first_boot_leaves_of_all_that_is_kept_what_the_table_says_and_a_decommission_nothing() {
+    let place = populated();
+    place.run("firstboot --mark").fine();
+    place.run("firstboot").fine();
+    let stays = |entry: &&Entry| entry.copied == Copied::Stays;
+    for entry in STATE.iter().filter(|entry| entry.name != MARKER && entry.name != "gateway-id") {
+        let name = entry.name;
+        for name in [name.to_owned(), format!("{name}.damaged-1"), format!(".{name}.new")] {
+            let there = fs::symlink_metadata(place.path(&format!("state/{name}"))).is_ok();
+            assert_eq!(there, stays(&entry), "{name}");
+        }
+    }
+    assert!(!names(&place, "state").iter().any(|name| name.starts_with("before-restore")));
+    assert_eq!(names(&place, "run"), [""; 0]);
+
+    let place = populated();
+    for name in ["conf.d", "config-trial.json", "journal", "devices"] {
+        // What cannot be read as what it is keeps a gateway from being loaded.
+        let path = place.path(&format!("state/{name}"));
+        let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    }
+    fs::create_dir(place.path("state/lost+found")).unwrap();
+    place.run("decommission --yes --offline --discard").fine();
+    assert_eq!(names(&place, "state"), ["lost+found"], "the file system's");
+    assert_eq!(names(&place, "run"), [""; 0]);
+    place.run("decommission --yes --offline --discard").fine();
 }
 
 #[test]

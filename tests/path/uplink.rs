@@ -100,7 +100,7 @@ fn a_record_that_cannot_be_judged_is_named_set_aside_by_its_owner_and_exported()
         "acl",
         "topic write tombolo/gw/gateway/#\ntopic write tombolo/gw/door-7/status\ntopic read #\ntopic write tombolo/witness/#\n",
     );
-    let site = Site::with_broker("skipped", "", &format!("acl_file {}", acl.display()));
+    let mut site = Site::with_broker("skipped", "", &format!("acl_file {}", acl.display()));
     site.post(&["-e", "21.5"], "t/forbidden");
     // Nothing else is taken, so nothing is concluded.
     let queue = || -> serde_json::Value {
@@ -123,6 +123,26 @@ fn a_record_that_cannot_be_judged_is_named_set_aside_by_its_owner_and_exported()
     assert_eq!(code, 0, "{text}");
     wait_for("the record in rejected", || site.daemon.status()["journal"]["rejected"] == 1);
     assert_eq!(queue()["lanes"]["normal"]["records"], 0);
+    // It is not said that the broker rejected it.
+    let skipped = serde_json::json!({ "refused": 0, "closed": 0, "silent": 0, "skipped": 1 });
+    let said = |site: &Site| {
+        assert_eq!(site.daemon.status()["journal"]["rejected_causes"], skipped);
+        let (_, text) = site.daemon.command(&["status"]);
+        for words in
+            ["1 record was set aside by `tombolo", "queue skip`, not refused", "; 1 set aside by you"]
+        {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        assert!(!text.contains("the broker rejected") && !text.contains("rejected by the broker"), "{text}");
+    };
+    said(&site);
+    assert_eq!(queue()["rejected"]["causes"], skipped);
+    let counters = &site.daemon.status()["counters"];
+    assert_eq!(counters["tombolo_northbound_rejected_readings_total"], 0, "{counters}");
+    assert_eq!(counters["tombolo_northbound_skipped_readings_total"], 1, "{counters}");
+    site.daemon.stop();
+    site.daemon.resume();
+    said(&site);
     let (code, text) = site.daemon.command(&["queue", "skip", &record]);
     assert!(code != 0 && text.contains(&format!("{record} is not waiting")), "{text}");
 

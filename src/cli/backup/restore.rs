@@ -31,7 +31,7 @@ use crate::cli::error::CommandError;
 use crate::cli::key::shell_word;
 use crate::cli::output::plural;
 use crate::cli::{Context, note};
-use crate::config::first_boot::BEFORE_RESTORE;
+use crate::config::inventory::BEFORE_RESTORE;
 use crate::config::io::{is_read_only, texts};
 use crate::config::trial::io as trial;
 use crate::config::{LayerText, Origin, state_dir};

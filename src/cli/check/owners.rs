@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, Uid, access};
 
 use crate::config::Finding;
-use crate::config::first_boot::BEFORE_RESTORE;
+use crate::config::inventory::BEFORE_RESTORE;
 use crate::config::io::user_name;
 
 /// Most entries that are looked at.

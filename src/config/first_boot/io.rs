@@ -5,9 +5,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{MARKER, SERIAL, Serial, compare, is_of_one_board, parse_serial};
+use super::{MARKER, SERIAL, Serial, compare, parse_serial};
 use crate::config::gateway_id::io::{draw, look, store};
 use crate::config::gateway_id::{Choice, Making, PLAIN};
+use crate::config::inventory::{Copied, RUNTIME, of_state};
 use crate::durable::io::{regular, sync_folder, write_atomically};
 use crate::message::Name;
 
@@ -33,17 +34,21 @@ pub fn is_marked(state_dir: &Path) -> bool {
 
 /// Makes an identity of its own, and removes the marker. The daemon must not run.
 ///
-/// `runtime_dir`: what the process before handed over is removed there.
+/// `runtime_dir`: what the process before left there is removed, keys and sessions.
 ///
 /// # Errors
 /// The file and what the system says; the marker is still there then, and it can be tried again.
 pub fn perform(state_dir: &Path, runtime_dir: &Path) -> Result<Name, (PathBuf, io::Error)> {
     let at = |path: PathBuf| move |error: io::Error| (path.clone(), error);
-    let _ = remove(&runtime_dir.join("sessions"));
+    for entry in RUNTIME.iter().filter(|entry| entry.copied == Copied::Removed) {
+        let path = runtime_dir.join(entry.name);
+        remove(&path).map_err(at(path))?;
+    }
     for entry in fs::read_dir(state_dir).map_err(at(state_dir.to_owned()))? {
         let entry = entry.map_err(at(state_dir.to_owned()))?;
         let name = entry.file_name();
-        if name.to_str().is_some_and(is_of_one_board) {
+        let known = name.to_str().and_then(of_state);
+        if known.is_some_and(|known| known.copied == Copied::Removed) {
             remove(&entry.path()).map_err(at(entry.path()))?;
         }
     }

@@ -6,10 +6,12 @@
 //! |---|---|
 //! | `first-boot` | the marker, put there before the card is copied; removed last |
 //! | `gateway-id`, `gateway-id.copy` | removed, and a new id is made |
-//! | [`WIPED`] and what was set aside of them, backups of before a restore | removed: keys, sessions and readings of the other board |
+//! | what [`inventory`](super::inventory) says is of one board, with what was set aside of it | removed: keys, sessions and readings of the other board |
 //! | configuration, devices, secrets that somebody put there | stay; keys that the configuration names are listed |
 //! | the floors of clock, updates and revocation lists | stay: they never sink |
 //! | `board-serial` | the board's serial number, as last seen |
+//!
+//! What the process before left in the runtime directory is removed as well: sessions and keys.
 //!
 //! Each step can be repeated, so a power cut costs nothing: the marker is there until all is done,
 //! and while it is there the daemon does not start.
@@ -20,44 +22,6 @@ pub mod io;
 pub const MARKER: &str = "first-boot";
 /// The file with the serial number of the board.
 pub const SERIAL: &str = "board-serial";
-/// What begins the name of a backup that `tombolo restore` keeps.
-pub const BEFORE_RESTORE: &str = "before-restore-";
-/// Files and folders that are of one board. What was set aside of them is as well, as
-/// `journal.unknown-1` is, whose readings would be taken up again.
-pub const WIPED: [&str; 13] = [
-    "gateway-id",
-    "sessions",
-    "journal",
-    "mailbox",
-    "certificates",
-    "tokens",
-    "usage",
-    "fleet-devices",
-    "modbus-learned",
-    "new-keys",
-    "config-before-trial.toml",
-    "daily-bytes",
-    "support-bundle.tar",
-];
-
-/// Whether an entry of the state directory is of the board that the card was copied from: it is in
-/// [`WIPED`], was set aside of such a one (`NAME.damaged-1`, `NAME.unknown-1`, `NAME.copy`), is one
-/// that was being written (`.NAME.…`), or a backup of before a restore. Other files that begin
-/// alike are somebody's own.
-pub fn is_of_one_board(name: &str) -> bool {
-    let visible = name.trim_start_matches('.');
-    let is_hidden = visible.len() < name.len();
-    let is_aside = |part: &str| {
-        matches!(part, "copy" | "emptied") || part.starts_with("unknown") || part.starts_with("damaged-")
-    };
-    let is_of = |wiped: &str| match visible.strip_prefix(wiped) {
-        Some("") => true,
-        Some(rest) => rest.strip_prefix('.').is_some_and(|parts| is_hidden || parts.split('.').all(is_aside)),
-        None => false,
-    };
-    WIPED.into_iter().any(is_of) || visible.starts_with(BEFORE_RESTORE)
-}
-
 /// What the board's serial number says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Serial {
@@ -98,41 +62,6 @@ pub fn compare(stored: Option<String>, found: Option<String>) -> Serial {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_of_one_board_is_known_by_its_name_and_what_is_not_stays() {
-        for wiped in WIPED {
-            let set_aside =
-                ["", ".unknown-1", ".unknown-12", ".damaged-3", ".copy", ".emptied", ".copy.damaged-1"];
-            for more in set_aside {
-                assert!(is_of_one_board(&format!("{wiped}{more}")), "{wiped}{more}");
-                assert!(is_of_one_board(&format!(".{wiped}{more}.new")), "{wiped}{more}");
-            }
-        }
-        assert!(is_of_one_board("before-restore-20260101T000000Z.tar"));
-        let stays = [
-            "devices",
-            "conf.d",
-            "secrets",
-            "firmware",
-            "update",
-            "revocation",
-            "clock",
-            "clock.copy",
-            "clock-floor",
-            "board-serial",
-            "config-trial.json",
-            "first-boot",
-            "journals",
-            "tokens.txt",
-            "lost+found",
-            "certificates.pem",
-            "certificates-mine",
-        ];
-        for name in stays {
-            assert!(!is_of_one_board(name), "{name}");
-        }
-    }
 
     #[test]
     fn a_serial_number_is_plain_text_and_no_filler() {

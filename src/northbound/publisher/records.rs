@@ -457,7 +457,10 @@ impl Records {
             lane.settle(now, outbox, |lane, departure| match departure {
                 Departure::Rejected { id, cause } => {
                     retried.remove(&(lane.index(), id.sequence));
-                    counters.rejected += 1;
+                    match cause {
+                        Cause::Skipped => counters.skipped += 1,
+                        _ => counters.rejected += 1,
+                    }
                     events.push_back(Event::Rejected { lane, id, cause });
                     let verdict = Verdict::Rejected(cause);
                     settled.iter_mut().for_each(|all| all.push(Settled { lane, id, device: None, verdict }));

@@ -110,8 +110,10 @@ pub struct Counters {
     pub sent: u64,
     /// Stored records the broker acknowledged.
     pub acknowledged: u64,
-    /// Stored records moved to the rejected store.
+    /// Stored records moved to the rejected store because of what the broker did.
     pub rejected: u64,
+    /// Stored records moved to the rejected store because the owner set them aside.
+    pub skipped: u64,
     /// Outcomes of commands that the broker refused, and that were given up.
     pub refused_outcomes: u64,
     /// Outcomes of commands that went without some of their payload.

@@ -374,10 +374,13 @@ impl Work<'_> {
                 Ok(None)
             }
             // A failure that is not counted could be met for ever.
-            Arrival::WentBack => match watch::went_back(self.root, record, &self.boot, self.at()) {
-                true => Ok(None),
-                false => Err(self.root.unwritten().unwrap_or_default()),
-            },
+            Arrival::WentBack => {
+                let refuses = self.daemon.is_some_and(|daemon| daemon.refuses);
+                match watch::went_back(self.root, record, &self.boot, self.at(), refuses) {
+                    true => Ok(None),
+                    false => Err(self.root.unwritten().unwrap_or_default()),
+                }
+            }
             Arrival::Reverted => match watch::reverted(self.root, record, &self.boot, self.at()) {
                 true => Ok(None),
                 false => Err(self.root.unwritten().unwrap_or_default()),

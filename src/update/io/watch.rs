@@ -8,7 +8,7 @@ use super::ledger::{Ledger, event};
 use super::root::Boot;
 use crate::update::health::{Answered, Observation, Onlooker, Verdict, judge};
 use crate::update::history::What;
-use crate::update::installation::{Arrival, Installation, Phase, WENT_BACK};
+use crate::update::installation::{Arrival, Installation, Phase, WENT_BACK, WENT_BACK_UNSTORED};
 
 /// Between two looks, at first and later.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -174,7 +174,8 @@ pub fn watch(
             return Ok(None);
         }
         Arrival::WentBack => {
-            went_back(ledger, record, boot, (around.at)());
+            let refuses = (around.ask)().is_some_and(|answer| answer.refuses);
+            went_back(ledger, record, boot, (around.at)(), refuses);
             return Ok(None);
         }
         Arrival::Reverted => {
@@ -198,6 +199,12 @@ pub fn watch(
     loop {
         let (now, seen) = look(&mut onlooker, around);
         let verdict = judge(seen, around.steady, around.timeout);
+        if seen.healthy.is_some() && seen.storing.is_none() && !record.is_unstored && !record.is_good {
+            // Before the boot loader may go back.
+            record.is_unstored = true;
+            record.because(unstored(seen));
+            ledger.keep(ledger.write(&record));
+        }
         if !is_told && matches!(verdict, Verdict::MarkGood | Verdict::Confirm | Verdict::Pending) {
             is_told = true;
             mark_good(ledger, backend, &mut record);
@@ -244,6 +251,10 @@ pub fn watch(
 fn mark_good(ledger: &dyn Ledger, backend: &dyn Backend, record: &mut Installation) {
     if record.is_good {
         return;
+    }
+    if std::mem::take(&mut record.is_unstored) {
+        record.cause = None;
+        ledger.keep(ledger.write(record));
     }
     match backend.mark_good(&record.version) {
         Ok(()) => {
@@ -321,12 +332,23 @@ pub fn confirm(
 
 /// The version before runs though nobody here went back. It is over once it is counted, and not
 /// before. True if it is. One that worked and was not marked good, because its disk took no
-/// readings, was taken back by a boot loader for that alone: no failure of its own.
-pub fn went_back(ledger: &dyn Ledger, mut record: Installation, boot: &Boot, at: Option<String>) -> bool {
-    let worked = record.phase == Phase::Pending && !record.is_good;
-    let (what, cause) = match (worked, &record.cause) {
-        (true, Some(cause)) => {
+/// readings, was taken back by a boot loader for that alone: no failure of its own. Nor is it one
+/// while the disk still takes none (`refuses`): whether it would have worked cannot be told, and
+/// that it worked may not have been written down.
+pub fn went_back(
+    ledger: &dyn Ledger,
+    mut record: Installation,
+    boot: &Boot,
+    at: Option<String>,
+    refuses: bool,
+) -> bool {
+    let is_pending = record.phase == Phase::Pending;
+    let (what, cause) = match &record.cause {
+        Some(cause) if is_pending && !record.is_good => {
             (What::FailedToConnect, format!("{cause}; then the version before was booted"))
+        }
+        _ if (record.is_unstored || refuses) && !record.is_good => {
+            (What::FailedToConnect, WENT_BACK_UNSTORED.to_owned())
         }
         _ => (What::FailedItself, WENT_BACK.to_owned()),
     };
@@ -440,7 +462,141 @@ pub fn roll_back(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
+    use crate::update::history::History;
+    use crate::update::io::backend::Wanted;
+    use crate::update::io::ledger::Shared;
+    use crate::update::version::Scheme;
+
+    /// The records, in memory.
+    #[derive(Default)]
+    struct Memory {
+        record: RefCell<Option<Installation>>,
+        history: RefCell<History>,
+    }
+
+    impl Ledger for Memory {
+        fn installation(&self) -> Result<Option<Installation>, String> {
+            Ok(self.record.borrow().clone())
+        }
+        fn history(&self) -> Result<History, String> {
+            Ok(self.history.borrow().clone())
+        }
+        fn write(&self, record: &Installation) -> Result<(), String> {
+            self.record.replace(Some(record.clone()));
+            Ok(())
+        }
+        fn change(&self, act: &dyn Fn(&mut History)) -> Result<(), String> {
+            act(&mut self.history.borrow_mut());
+            Ok(())
+        }
+        fn raise(&self, _version: &str, _scheme: &str) -> Result<(), String> {
+            Ok(())
+        }
+        fn share(&self) -> Result<Option<Shared>, String> {
+            Ok(None)
+        }
+        fn keep(&self, written: Result<(), String>) -> bool {
+            written.is_ok()
+        }
+    }
+
+    /// A backend of which this version runs.
+    struct Runs(&'static str);
+
+    impl Backend for Runs {
+        fn name(&self) -> &'static str {
+            "rauc"
+        }
+        fn install(&self, _wanted: &Wanted, _progress: &mut dyn FnMut(u8)) -> Result<Effect, String> {
+            Err("nothing is installed".to_owned())
+        }
+        fn mark_good(&self, _version: &str) -> Result<(), String> {
+            Ok(())
+        }
+        fn roll_back(&self, _from: &str, _to: Option<&str>) -> Result<Effect, String> {
+            Err("nothing is taken back".to_owned())
+        }
+        fn running(&self) -> Option<String> {
+            Some(self.0.to_owned())
+        }
+    }
+
+    fn watched(
+        ledger: &Memory,
+        running: &'static str,
+        boot: &str,
+        ask: &mut dyn FnMut() -> Option<Answered>,
+    ) -> Option<End> {
+        let boot = Boot { id: Some(boot.to_owned()), seconds: 60 };
+        let mut around = Surroundings {
+            ask,
+            restarts: &mut || 0,
+            works: &mut || (),
+            at: &|| None,
+            steady: Duration::ZERO,
+            timeout: Duration::from_millis(20),
+        };
+        watch(ledger, &Runs(running), &boot, &mut around).expect("the record is read")
+    }
+
+    fn installed(phase: Phase) -> Memory {
+        let mut record = Installation::begin("2", Scheme::Debian, Some("1".to_owned()), "rauc");
+        record.attempt = "a".to_owned();
+        record.enter(phase, Some("boot-1".to_owned()), None);
+        Memory { record: RefCell::new(Some(record)), ..Memory::default() }
+    }
+
+    fn answer(refuses: bool) -> Option<Answered> {
+        let uptime = Duration::from_secs(60);
+        Some(Answered { uptime, works: true, refuses, ..Answered::default() })
+    }
+
+    /// The kinds of events, and the cause of the record.
+    fn ended(ledger: &Memory) -> (Vec<What>, String) {
+        let record = ledger.record.borrow().clone().expect("it is there");
+        assert_eq!(record.phase, Phase::Failed);
+        let what = ledger.history.borrow().events.iter().map(|event| event.what).collect();
+        (what, record.cause.unwrap_or_default())
+    }
+
+    #[test]
+    fn a_boot_loader_that_goes_back_while_the_disk_is_full_makes_no_failure_of_the_version() {
+        // The power is cut, or a watchdog bites, while it is judged: what is written down by then.
+        let (judged, cut) = (installed(Phase::Judging), Memory::default());
+        let _ = watched(&judged, "2", "boot-1", &mut || {
+            cut.record.replace(judged.record.borrow().clone());
+            answer(true)
+        });
+        assert_eq!(cut.record.borrow().as_ref().map(|record| record.phase), Some(Phase::Judging));
+        assert_eq!(watched(&cut, "1", "boot-2", &mut || None), None);
+        let (what, cause) = ended(&cut);
+        assert_eq!(what, [What::FailedToConnect], "{cause}");
+        assert!(cause.contains("the disk took no readings"), "{cause}");
+
+        // That it worked could not be written down, and the disk still takes nothing.
+        let unwritten = installed(Phase::Judging);
+        assert_eq!(watched(&unwritten, "1", "boot-2", &mut || answer(true)), None);
+        assert_eq!(ended(&unwritten).0, [What::FailedToConnect]);
+
+        // With a disk in order it is its own failure; also if it was marked good since.
+        let broken = installed(Phase::Judging);
+        assert_eq!(watched(&broken, "1", "boot-2", &mut || answer(false)), None);
+        assert_eq!(ended(&broken), (vec![What::FailedItself], WENT_BACK.to_owned()));
+        let good = installed(Phase::Judging);
+        let begun = Instant::now();
+        let has_room =
+            |answered: Option<Answered>| answered.map(|answered| Answered { has_broker: true, ..answered });
+        let _ = watched(&good, "2", "boot-1", &mut || {
+            has_room(answer(begun.elapsed() < Duration::from_millis(10)))
+        });
+        assert!(!good.record.borrow().as_ref().expect("it is there").is_unstored);
+        good.record.borrow_mut().as_mut().expect("it is there").enter(Phase::Judging, None, None);
+        assert_eq!(watched(&good, "1", "boot-2", &mut || answer(true)), None);
+        assert_eq!(ended(&good).0.last(), Some(&What::FailedItself));
+    }
 
     #[test]
     fn a_daemon_that_uses_up_the_time_for_one_answer_is_not_asked_again() {

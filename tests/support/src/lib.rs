@@ -473,7 +473,28 @@ impl Daemon {
     pub fn stop(&mut self) -> (Option<i32>, Duration) {
         let begun = Instant::now();
         let code = self.child.take().and_then(|child| finish(child, Signal::SIGTERM));
-        (code, begun.elapsed())
+        let took = begun.elapsed();
+        self.assert_listed();
+        (code, took)
+    }
+
+    /// Everything it has written is in the table of what `firstboot` and `decommission` remove: a
+    /// new file could be forgotten by them otherwise.
+    fn assert_listed(&self) {
+        use tombolo::config::inventory::{FILE_SYSTEM, RUNTIME, of_state};
+        let folder = self.config.parent().expect("it is in a folder");
+        let names = |of: &str| {
+            let entries = fs::read_dir(folder.join(of)).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        let is_runtime = |name: &str| RUNTIME.iter().any(|entry| entry.name == name);
+        for name in names("state") {
+            let known = of_state(&name).is_some() || name == FILE_SYSTEM;
+            assert!(known, "state/{name} is not in src/config/inventory.rs");
+        }
+        for name in names("run").iter().filter(|name| !name.starts_with('.')) {
+            assert!(is_runtime(name), "run/{name} is not in src/config/inventory.rs");
+        }
     }
 
     /// Runs `tombolo --config … ARGS`: exit code, standard output and error together.
