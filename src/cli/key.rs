@@ -20,17 +20,23 @@ pub enum Weakness {
     Short(usize),
     /// It is a pattern of so few bytes, again and again.
     Repeated(usize),
+    /// Most of its bytes follow the one before them, upwards or downwards.
+    Sequence,
 }
 
-/// Whether a pre-shared key may be guessed. Of random keys none is a pattern that is repeated: of
-/// those with [`PSK_MIN`] bytes it is one of 2^64.
+/// Whether a pre-shared key may be guessed. Of random keys none is a pattern that is repeated or a
+/// sequence: of those with [`PSK_MIN`] bytes it is one of 2^64.
 pub fn weakness(key: &[u8]) -> Option<Weakness> {
     if key.len() < PSK_MIN {
         return Some(Weakness::Short(key.len()));
     }
     let repeats = |period: &usize| key.iter().zip(&key[*period..]).all(|(one, other)| one == other);
     // One of more bytes is as good as a key of its length.
-    (1..PSK_MIN).take_while(|period| period * 2 <= key.len()).find(repeats).map(Weakness::Repeated)
+    let repeated = (1..PSK_MIN).take_while(|period| period * 2 <= key.len()).find(repeats);
+    // As 0123456789abcdef, in which the letters do not follow the digits.
+    let follow = |step: u8| key.windows(2).filter(|pair| pair[0].wrapping_add(step) == pair[1]).count();
+    let is_sequence = follow(1).max(follow(u8::MAX)) >= key.len() - key.len() / 4;
+    repeated.map(Weakness::Repeated).or(is_sequence.then_some(Weakness::Sequence))
 }
 
 /// The key from an argument: empty = generated, `hex` = generated without text, `-` = standard
@@ -95,9 +101,11 @@ mod tests {
             ("aaaaaaaaaaaaaaaa", Some(Weakness::Repeated(1))),
             ("abababababababab", Some(Weakness::Repeated(2))),
             ("12345678123456781", Some(Weakness::Repeated(8))),
-            ("0123456789abcdef", None),
+            ("0123456789abcdef", Some(Weakness::Sequence)),
+            ("zyxwvutsrqponmlk", Some(Weakness::Sequence)),
             // The pattern is as long as a key has to be.
-            ("0123456789abcdef0123456789abcdef", None),
+            ("0123456789abcdef0123456789abcdef", Some(Weakness::Sequence)),
+            ("0213546879bacdfe", None),
             ("aaaaaaaaaaaaaaab", None),
         ] {
             assert_eq!(weakness(key.as_bytes()), expected, "{key}");

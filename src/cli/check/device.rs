@@ -10,9 +10,11 @@ use std::path::Path;
 use super::credential::{bundle, validity};
 use crate::cli::output::{plural, span};
 use crate::clock::WallClock;
+use crate::config::registry::credentials::format_time;
 use crate::config::{Finding, Loaded, Material, Settings};
 use crate::credential::leaf::Usage;
 use crate::gate::jwt::JwtKey;
+use crate::gate::settings::SharedDevice;
 use crate::hex::format_hex;
 use crate::northbound::certificate::RevocationList;
 use crate::proto::dtls::server::bundle::misplaced;
@@ -30,6 +32,7 @@ pub fn judge(loaded: &Loaded, clock: &dyn WallClock) -> Vec<Finding> {
     // Who is in the registry is not known then.
     findings.extend(mute(&loaded.settings).filter(|_| loaded.state.closed.is_none()));
     findings.extend(shared_token_key(&loaded.settings, clock));
+    findings.extend(overlaps(&loaded.settings.gate.devices, clock));
     findings
 }
 
@@ -171,11 +174,38 @@ fn shared_token_key(settings: &Settings, clock: &dyn WallClock) -> Option<Findin
     Some(Finding::warn("devices", message).advice(advice))
 }
 
+/// Devices whose key before is taken beyond the date that was printed, because the clock that says
+/// that it is over is not trusted.
+fn overlaps(devices: &[SharedDevice], clock: &dyn WallClock) -> Option<Finding> {
+    let now = clock.raw();
+    if clock.wall().is_some() {
+        // The gateway ends it within a minute, or says why it cannot.
+        return None;
+    }
+    let two = devices.iter().filter_map(|device| Some((device, device.next_psk.as_ref()?.until)));
+    let over: Vec<_> = two.filter(|(_, until)| *until <= now).collect();
+    let named = |(device, until): &(&SharedDevice, _)| format!("{} ({})", device.id, format_time(*until));
+    let (shown, rest) = over.split_at(over.len().min(NAMED_MAX));
+    let shown: Vec<_> = shown.iter().map(named).collect();
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    let message = format!(
+        "both keys of these are still taken, though the time for it is over by this machine's clock, which is not trusted: {}{more}",
+        shown.join(", ")
+    );
+    let advice = "`tombolo clock` says what is missing for it to be trusted; `tombolo device rekey ID --psk` without --overlap \
+                  leaves one new key at once";
+    (!over.is_empty()).then(|| Finding::warn("devices", message).advice(advice))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::UnixTime;
     use crate::clock::fixed::At;
     use crate::config::Level;
+    use crate::gate::NextPsk;
+    use crate::gate::settings::{Device, Psk};
+    use crate::message::Name;
 
     #[test]
     fn a_list_that_was_to_be_renewed_is_named() {
@@ -188,5 +218,18 @@ mod tests {
             assert!(late.message.contains("was due 2 min ago"), "{late}");
         }
         assert_eq!(revocations(b"x", &At(0, true), "coap", "k"), None);
+    }
+
+    #[test]
+    fn keys_that_are_both_taken_beyond_their_date_are_named_while_the_clock_is_not_trusted() {
+        let mut device = Device::new(Name::parse("a").unwrap(), Name::parse("sensor").unwrap());
+        let psk = Psk { identity: b"a.2".to_vec(), key: b"0123456789abcdef".to_vec().into() };
+        let until = UnixTime::from_secs(1_767_225_600);
+        device.next_psk = Some(Box::new(NextPsk { psk, until }));
+        let devices = [SharedDevice::from(device)];
+        assert_eq!(overlaps(&devices, &At(1_767_225_599, false)), None);
+        assert_eq!(overlaps(&devices, &At(1_767_225_600, true)), None);
+        let said = overlaps(&devices, &At(1_767_225_600, false)).unwrap();
+        assert!(said.message.ends_with("not trusted: a (2026-01-01T00:00:00Z)"), "{said}");
     }
 }

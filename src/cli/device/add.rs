@@ -177,6 +177,7 @@ pub(super) fn weak(key: &[u8], maker: &str) -> Option<String> {
         Weakness::Short(length) => format!("has only {}", plural(length as u64, "byte")),
         Weakness::Repeated(1) => "is one character, repeated".to_owned(),
         Weakness::Repeated(period) => format!("is {period} characters, repeated"),
+        Weakness::Sequence => "is characters one after the other".to_owned(),
     };
     Some(format!(
         "the key {what}: it may be guessed; use {PSK_MIN} random bytes or more, as {maker} makes them"
