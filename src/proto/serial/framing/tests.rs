@@ -1867,10 +1867,7 @@ fn a_crc_that_is_right_by_chance_behind_a_lost_byte_makes_no_reading_of_parts_of
                 frames.iter().all(sent),
                 "{checksum:?}, at {at}, {pause} ms, {others} more: {frames:02x?}"
             );
-            assert!(
-                frames.len() > others,
-                "{checksum:?}, at {at}, {pause} ms, {others} more: {frames:02x?}"
-            );
+            assert!(frames.len() > others, "{checksum:?}, at {at}, {pause} ms, {others} more: {frames:02x?}");
         }
     }
 }
