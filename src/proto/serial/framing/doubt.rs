@@ -27,7 +27,7 @@
 
 use std::time::Instant;
 
-use super::{Bad, Decoder, IDLE, SHOWN_MAX, Scanner, bytes_of};
+use super::{ALONE, Bad, Decoder, IDLE, SHOWN_MAX, Scanner, bytes_of};
 
 /// Frames in a row, each other than the one before it, that tell the place, at least.
 const CHAIN: usize = 3;
@@ -198,6 +198,7 @@ impl Decoder {
                     self.pass_over(1, Bad::Burst);
                 }
                 Verdict::Alone => {
+                    self.alone = (self.alone + 1).min(ALONE);
                     self.foreign = Some(self.since);
                     self.since = -bytes_of(size);
                     self.pass_over(1, Bad::Burst);
@@ -327,6 +328,9 @@ impl Decoder {
         (self.expected, self.since) = (None, 0);
         self.buffer.bytes.advance(size);
         self.doubt.drain(size);
+        if !self.skipping || self.alone < ALONE {
+            self.alone = 0;
+        }
         (self.doubt.in_step, self.skipping) = (true, false);
         (self.doubt.passed, self.doubt.changes) = (0, 0);
         if let Some(payload) = self.strip(&frame).filter(|payload| !payload.is_empty()) {

@@ -192,6 +192,10 @@ fn bytes_of(size: usize) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }
 
+/// After so many frames in a row that were right and that no other followed, the device is one that
+/// sends other bytes between them.
+const ALONE: u8 = 3;
+
 /// Width of a checksum, in bytes, that is right by chance too often to tell alone where a frame
 /// begins.
 const SHORT: usize = 2;
@@ -417,6 +421,8 @@ pub struct Decoder {
     since: i64,
     /// The same before the last one that no other followed.
     foreign: Option<i64>,
+    /// Frames in a row that were right and that no other followed; at most [`ALONE`].
+    alone: u8,
     labels: Option<labels::Labels>,
     interleaved: Option<interleaved::Filter>,
     /// When it was last known that nothing waits to be read.
@@ -470,6 +476,7 @@ impl Decoder {
             is_answer: false,
             since: 0,
             foreign: None,
+            alone: 0,
             labels: settings.label_end.map(labels::Labels::new),
             interleaved: settings.interleaved.map(interleaved::Filter::new),
             looked_at: None,
@@ -688,10 +695,12 @@ impl Decoder {
     ///
     /// It is right by chance at one of 65,536 places, and behind a lost byte as many are tried as a
     /// frame has. The place where the next one was expected, without a loss, is a single one. A
-    /// device that sends as many other bytes before each frame is read: see `foreign`.
+    /// device that sends other bytes between its frames is read from the second on, if these are
+    /// always as many (`foreign`), and else from the fourth on (`alone`).
     fn is_followed(&self, at: usize, size: usize) -> Option<bool> {
         let is_short = self.checksum.is_some_and(|checksum| checksum.width() <= SHORT);
-        if !is_short || !self.start.is_empty() || self.is_answer || self.expected == Some(at) {
+        let is_known = self.is_answer || self.expected == Some(at) || self.alone >= ALONE;
+        if !is_short || !self.start.is_empty() || is_known {
             return Some(true);
         }
         let next = at + size;
@@ -1045,6 +1054,13 @@ impl Decoder {
             }
             let is_followed = followed.unwrap_or(behind.is_empty());
             let is_alone = !is_followed && self.foreign.replace(self.since) != Some(self.since);
+            if payload.is_some() {
+                self.alone = match (lost, is_followed) {
+                    (true, true) if self.alone >= ALONE => ALONE,
+                    (_, true) => 0,
+                    (_, false) => (self.alone + 1).min(ALONE),
+                };
+            }
             match payload.filter(|_| !is_alone) {
                 Some(payload) => {
                     (lost, self.expected, self.since) = (false, None, 0);

@@ -1873,6 +1873,38 @@ fn a_crc_that_is_right_by_chance_behind_a_lost_byte_makes_no_reading_of_parts_of
 }
 
 #[test]
+fn a_device_that_sends_text_of_any_length_between_its_messages_is_read_from_the_fourth_on() {
+    for checksum in [Checksum::Crc16Modbus, Checksum::Crc16Xmodem] {
+        for (framing, gap) in [Framing::Fixed(8), header(Width::One, false, 0, 0)]
+            .into_iter()
+            .flat_map(|framing| [0, 40, 300, 700].map(|gap| (framing.clone(), gap)))
+        {
+            let mut settings = settings(framing, Some(checksum));
+            settings.within = IDLE;
+            let (mut decoder, mut now) = opened(&settings);
+            let body = if matches!(settings.framing, Framing::Fixed(_)) { 6 } else { 5 };
+            let mut frames = Vec::new();
+            for number in 0..40 {
+                let mut bytes = if number % 2 == 0 { b"T=5\r\n".to_vec() } else { b"H=417\r\n".to_vec() };
+                encode(&settings, &[0x31, 2, 3, 4, number, 6][..body], &mut bytes).unwrap();
+                while let Some(due) = decoder.poll_timeout().filter(|due| *due <= now) {
+                    frames.extend(pause(&mut decoder, due));
+                }
+                frames.extend(take(&mut decoder, now, &bytes));
+                now += Duration::from_millis(gap);
+            }
+            while let Some(due) = decoder.poll_timeout() {
+                frames.extend(pause(&mut decoder, due));
+            }
+            assert!(frames.iter().all(|frame| frame[0] == 0x31), "{frames:02x?}");
+            // A byte of text may be a length that leads over a message.
+            let least = if matches!(settings.framing, Framing::Fixed(_)) { 34 } else { 28 };
+            assert!(frames.len() >= least, "{checksum:?} {:?} {gap} ms: {}", settings.framing, frames.len());
+        }
+    }
+}
+
+#[test]
 fn a_device_that_sends_other_bytes_before_each_message_is_read_by_its_crc() {
     for framing in [Framing::Fixed(8), header(Width::One, false, 0, 0)] {
         let settings = settings(framing, Some(Checksum::Crc16Modbus));
