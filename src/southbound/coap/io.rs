@@ -10,9 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::libc;
-use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::{
     self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockFlag, SockType,
     SockaddrStorage, sockopt,
@@ -20,7 +18,6 @@ use nix::sys::socket::{
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::interface::{Interface, is_absent};
 use crate::proto::Route;
 
 /// Most datagrams of one system call.
@@ -107,10 +104,18 @@ impl Socket {
         self.local
     }
 
-    /// Whether this machine does not have the address at present, so that nothing arrives. No
-    /// socket is bound for it. Where the system does not list its interfaces: no.
+    /// Whether this machine does not have the address at present, so that nothing arrives. The kernel
+    /// knows by more than its interfaces' addresses, such as local routes; so it is asked, by a
+    /// socket on any port, which takes nothing from anybody.
     pub fn is_absent(&self) -> bool {
-        interfaces().is_ok_and(|interfaces| is_absent(&interfaces, self.local))
+        let ip = self.local.ip();
+        let of_any_port = match self.local {
+            SocketAddr::V4(_) => SocketAddr::new(ip, 0),
+            SocketAddr::V6(of) => SocketAddrV6::new(*of.ip(), 0, 0, of.scope_id()).into(),
+        };
+        !ip.is_unspecified()
+            && std::net::UdpSocket::bind(of_any_port)
+                .is_err_and(|error| error.raw_os_error() == Some(libc::EADDRNOTAVAIL))
     }
 
     /// The granted and the requested receive buffer, in bytes.
@@ -139,27 +144,6 @@ impl Socket {
             }
         }
     }
-}
-
-/// The addresses of interfaces that are up: of one that is down the kernel binds none.
-fn interfaces() -> nix::Result<Vec<Interface>> {
-    let is_up = |one: &InterfaceAddress| one.flags.contains(InterfaceFlags::IFF_UP);
-    let ip = |of: &Option<SockaddrStorage>| of.as_ref().and_then(to_socket_addr).map(|of| of.ip());
-    let listed = getifaddrs()?.filter(is_up).filter_map(|one| {
-        let address = one.address.as_ref().and_then(to_socket_addr)?;
-        let scope = match address {
-            SocketAddr::V4(_) => 0,
-            SocketAddr::V6(of) => of.scope_id(),
-        };
-        Some(Interface {
-            address: address.ip(),
-            netmask: ip(&one.netmask),
-            broadcast: ip(&one.broadcast),
-            scope,
-            is_loopback: one.flags.contains(InterfaceFlags::IFF_LOOPBACK),
-        })
-    });
-    Ok(listed.collect())
 }
 
 /// Whether a socket on this address accepts IPv4 too.

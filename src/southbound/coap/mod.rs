@@ -14,7 +14,6 @@
 //! | [`reads`] | how often a device may ask for what the gateway has for it |
 //! | [`return_routability`] | the return routability check after a session's peer address changed |
 //! | [`stray`] | source addresses whose datagrams cannot be processed |
-//! | `interface` | whether this machine has an address |
 //! | [`io`] | the UDP sockets |
 
 pub mod answer;
@@ -22,7 +21,6 @@ pub mod fetch;
 pub mod firmware;
 mod heard;
 pub mod intake;
-mod interface;
 pub mod io;
 pub mod plain;
 pub mod reads;
