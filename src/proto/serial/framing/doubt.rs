@@ -21,13 +21,11 @@
 //! that was seen to send more of these, more in a row do. In step, nothing is early: bytes are
 //! lost, not added. What follows a question is in step.
 //!
-//! Of any CRC of 16 bits, one of 65,536 places is right by chance, and behind a lost byte as many
-//! are tried as a frame has: one counts there if another follows it, or a silence
-//! ([`Decoder::is_followed`](super::Decoder)).
+//! Besides, such a frame has to be followed by another one, or a silence ([`mod@super::search`]).
 
 use std::time::Instant;
 
-use super::{ALONE, Bad, Decoder, IDLE, SHOWN_MAX, Scanner, bytes_of};
+use super::{Bad, Decoder, IDLE, SHOWN_MAX, Scanner};
 
 /// Frames in a row, each other than the one before it, that tell the place, at least.
 const CHAIN: usize = 3;
@@ -166,7 +164,7 @@ impl Decoder {
             self.last_byte_at = None;
             self.fail(Bad::Incomplete);
             self.skipping = false;
-            self.expected = None;
+            self.search.end_at_silence();
             let (last, ends) = (std::mem::take(&mut self.doubt.last), self.doubt.ends);
             self.doubt = Doubt { in_step: true, silences: vec![0], last, ends, ..Doubt::default() };
         }
@@ -198,9 +196,7 @@ impl Decoder {
                     self.pass_over(1, Bad::Burst);
                 }
                 Verdict::Alone => {
-                    self.alone = (self.alone + 1).min(ALONE);
-                    self.foreign = Some(self.since);
-                    self.since = -bytes_of(size);
+                    self.search.note_alone(size);
                     self.pass_over(1, Bad::Burst);
                 }
                 Verdict::Even => {
@@ -257,7 +253,7 @@ impl Decoder {
         if !begins_with_zero || self.doubt.silences.contains(&0) {
             return match self.is_followed(0, size) {
                 Some(true) => right,
-                Some(false) if self.foreign == Some(self.since) => Verdict::Right,
+                Some(false) if self.search.is_foreign() => Verdict::Right,
                 Some(false) => Verdict::Alone,
                 None if self.doubt.silences.contains(&size) => Verdict::Right,
                 None => Verdict::Open,
@@ -294,7 +290,7 @@ impl Decoder {
     /// Bytes are lost here; without, the next frame begins so many further on.
     fn expect(&mut self, size: usize) {
         if !self.skipping {
-            self.expected = Some(size);
+            self.search.lose(size);
         }
     }
 
@@ -316,8 +312,8 @@ impl Decoder {
             self.counters.count(why);
         }
         self.counters.dropped += count as u64;
-        self.since = self.since.saturating_add(bytes_of(count));
-        self.expected = self.expected.and_then(|expected| expected.checked_sub(count));
+        self.search.pass(count);
+        self.search.advance(count);
         self.buffer.bytes.advance(count);
         self.doubt.drain(count);
     }
@@ -325,12 +321,9 @@ impl Decoder {
     fn take_doubtful(&mut self, size: usize, sink: &mut dyn FnMut(&[u8])) {
         let frame = self.buffer.bytes.get(..size).unwrap_or_default().to_vec();
         self.doubt.ends.push(self.ends_with_zero(0, size));
-        (self.expected, self.since) = (None, 0);
+        self.search.found(self.skipping, true);
         self.buffer.bytes.advance(size);
         self.doubt.drain(size);
-        if !self.skipping || self.alone < ALONE {
-            self.alone = 0;
-        }
         (self.doubt.in_step, self.skipping) = (true, false);
         (self.doubt.passed, self.doubt.changes) = (0, 0);
         if let Some(payload) = self.strip(&frame).filter(|payload| !payload.is_empty()) {

@@ -25,6 +25,7 @@
 //! [`Settings::within`] around messages do ([`mod@burst`]); with a start and a checksum that is
 //! right for every rotation, a frame of a fixed size is found again as one without a checksum. A
 //! CRC that begins with 0 leaves only zeros in doubt ([`mod@doubt`]). [`Begin`] says which it is.
+//! Where bytes were lost, a short checksum is right by chance at some places, too ([`mod@search`]).
 //!
 //! With [`Settings::keep`] the checksum of a line or of a frame between markers stands behind its
 //! end: so many bytes after it are taken whatever they are, and it covers the markers, too.
@@ -35,9 +36,9 @@
 //! Where only a pause ends a message ([`gap`]), what was read after the gateway stood still is
 //! messages without a pause between them: only a CRC tells these apart ([`mod@stall`]).
 //!
-//! A [`Decoder`] keeps at most one frame, of at most [`Settings::max_frame`] bytes, or eight of a
-//! fixed size with a start; what is longer is dropped and counted. Empty frames are passed over:
-//! doubled delimiters make them. Time is an argument.
+//! A [`Decoder`] keeps at most one frame, of at most [`Settings::max_frame`] bytes; two while one
+//! is searched for, or eight of a fixed size with a start or in doubt; what is longer is dropped
+//! and counted. Empty frames are passed over: doubled delimiters make them. Time is an argument.
 
 mod burst;
 pub mod cobs;
@@ -50,6 +51,7 @@ pub mod length;
 pub mod line;
 pub mod markers;
 mod queue;
+mod search;
 pub mod slip;
 mod stall;
 
@@ -185,20 +187,6 @@ pub const KEEP_MAX: usize = 8;
 
 /// Longest start, in bytes.
 pub const START_MAX: usize = 8;
-
-/// Bytes of a frame.
-fn bytes_of(size: usize) -> i64 {
-    // At most `FRAME_MAX`.
-    i64::try_from(size).unwrap_or(i64::MAX)
-}
-
-/// After so many frames in a row that were right and that no other followed, the device is one that
-/// sends other bytes between them.
-const ALONE: u8 = 3;
-
-/// Width of a checksum, in bytes, that is right by chance too often to tell alone where a frame
-/// begins.
-const SHORT: usize = 2;
 
 /// Why a frame was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -412,17 +400,7 @@ pub struct Decoder {
     pauses: Option<burst::Pauses>,
     begin: Begin,
     doubt: doubt::Doubt,
-    /// Without a loss, the next frame of a known length begins so many bytes further on.
-    expected: Option<usize>,
-    /// What comes follows a question.
-    is_answer: bool,
-    /// Bytes since the end of the last frame of a known length that was right, whether it counted
-    /// or not; less than 0 within it.
-    since: i64,
-    /// The same before the last one that no other followed.
-    foreign: Option<i64>,
-    /// Frames in a row that were right and that no other followed; at most [`ALONE`].
-    alone: u8,
+    search: search::Search,
     labels: Option<labels::Labels>,
     interleaved: Option<interleaved::Filter>,
     /// When it was last known that nothing waits to be read.
@@ -472,11 +450,7 @@ impl Decoder {
             pauses: None,
             begin: Begin::of(&settings.framing, settings.checksum, settings.placement, &settings.start),
             doubt: doubt::Doubt::opened(),
-            expected: Some(0),
-            is_answer: false,
-            since: 0,
-            foreign: None,
-            alone: 0,
+            search: search::Search::opened(),
             labels: settings.label_end.map(labels::Labels::new),
             interleaved: settings.interleaved.map(interleaved::Filter::new),
             looked_at: None,
@@ -509,7 +483,7 @@ impl Decoder {
             (self.last_byte_at, self.pauses) = (None, None);
         }
         self.doubt = self.doubt.reopened();
-        (self.expected, self.is_answer, self.since) = (Some(0), false, 0);
+        self.search.reopen();
     }
 
     /// While bytes are dropped because a frame begins only behind a silence.
@@ -577,7 +551,7 @@ impl Decoder {
         (self.awaits_silence, self.is_stalled) = (false, false);
         self.burst = burst::Burst::in_step();
         self.doubt = doubt::Doubt::in_step();
-        (self.expected, self.is_answer, self.since) = (None, true, 0);
+        self.search.ask();
         self.kept.clear();
         self.spare.clear();
     }
@@ -682,40 +656,6 @@ impl Decoder {
                     self.forget_behind();
                 }
             }
-        }
-    }
-
-    /// Whether bytes were lost, and a frame of a known length that is right is not found yet.
-    fn is_searching(&self) -> bool {
-        self.skipping && matches!(self.scanner, Scanner::Length(_) | Scanner::Fixed(_))
-    }
-
-    /// Where a checksum of at most 16 bits was right at a place that was searched for: whether
-    /// another frame follows. `None`: that shows when more has come.
-    ///
-    /// It is right by chance at one of 65,536 places, and behind a lost byte as many are tried as a
-    /// frame has. The place where the next one was expected, without a loss, is a single one. A
-    /// device that sends other bytes between its frames is read from the second on, if these are
-    /// always as many (`foreign`), and else from the fourth on (`alone`).
-    fn is_followed(&self, at: usize, size: usize) -> Option<bool> {
-        let is_short = self.checksum.is_some_and(|checksum| checksum.width() <= SHORT);
-        let is_known = self.is_answer || self.expected == Some(at) || self.alone >= ALONE;
-        if !is_short || !self.start.is_empty() || is_known {
-            return Some(true);
-        }
-        let next = at + size;
-        let rest = self.buffer.bytes.get(next..)?;
-        let size = match &self.scanner {
-            Scanner::Length(header) => header.frame_size(rest),
-            _ => length::Size::Known(size),
-        };
-        match size {
-            length::Size::Unknown => None,
-            length::Size::Known(size) if size <= self.buffer.max => {
-                let frame = rest.get(..size)?;
-                Some(self.strip_at(next, frame).is_some() && !self.is_blank_at(next, frame))
-            }
-            length::Size::Known(_) | length::Size::Impossible => Some(false),
         }
     }
 
@@ -1017,7 +957,7 @@ impl Decoder {
                         };
                         bad.push((why, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
                     }
-                    self.since = self.since.saturating_add(1);
+                    self.search.pass(1);
                     self.counters.dropped += 1;
                     at += 1;
                     continue;
@@ -1053,17 +993,13 @@ impl Decoder {
                 break;
             }
             let is_followed = followed.unwrap_or(behind.is_empty());
-            let is_alone = !is_followed && self.foreign.replace(self.since) != Some(self.since);
-            if payload.is_some() {
-                self.alone = match (lost, is_followed) {
-                    (true, true) if self.alone >= ALONE => ALONE,
-                    (_, true) => 0,
-                    (_, false) => (self.alone + 1).min(ALONE),
-                };
+            let counts = is_followed || self.search.is_foreign();
+            if !is_followed {
+                self.search.note_alone(size);
             }
-            match payload.filter(|_| !is_alone) {
+            match payload.filter(|_| counts) {
                 Some(payload) => {
-                    (lost, self.expected, self.since) = (false, None, 0);
+                    self.search.found(std::mem::take(&mut lost), is_followed);
                     if !payload.is_empty() {
                         self.counters.good += 1;
                         sink(payload);
@@ -1071,19 +1007,18 @@ impl Decoder {
                     at += size;
                 }
                 None => {
-                    let expected = if lost { self.expected } else { Some(at + size) };
                     if !std::mem::replace(&mut lost, true) {
+                        self.search.lose(at + size);
                         let why = if body.is_none() { Bad::Checksum } else { Bad::Malformed };
                         bad.push((why, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
                     }
-                    self.expected = expected;
-                    self.since = if is_alone { 1 - bytes_of(size) } else { self.since.saturating_add(1) };
+                    self.search.pass(1);
                     self.counters.dropped += 1;
                     at += 1;
                 }
             }
         }
-        self.expected = self.expected.and_then(|expected| expected.checked_sub(at));
+        self.search.advance(at);
         bad.iter().for_each(|(why, _)| self.counters.count(*why));
         self.last_bad = bad.pop().or(self.last_bad.take());
         self.skipping = lost;
