@@ -104,9 +104,7 @@ pub(super) fn devices(
         let device = device(cx, &id, &table, usable).ok().map(SharedDevice::from);
         cx.findings.list.truncate(said);
         all.known(&id, device, DeviceSource::Configuration, place, false);
-        if let Some(known) = all.known.get_mut(&id) {
-            known.switched_off = true;
-        }
+        all.mark_off(&id);
     }
     all.devices.sort_by(|a, b| a.id.cmp(&b.id));
     all.devices.shrink_to_fit();
@@ -170,6 +168,13 @@ impl All {
             None => self.withheld.ids.extend(Name::parse(id)),
         }
         self.known(id, device, source, place, false);
+    }
+
+    /// Its owner has switched off this device, which is known.
+    fn mark_off(&mut self, id: &str) {
+        if let Some(known) = self.known.get_mut(id) {
+            known.switched_off = true;
+        }
     }
 
     /// Another device with the same credential as this one.
@@ -624,16 +629,12 @@ fn registered(cx: &mut Context<'_>, roles: &Roles<'_>, all: &mut All) {
             );
             cx.warn(&format!("device {id}"), &key, message, &advice);
             all.unusable(id, Some(device.clone()), DeviceSource::Registry, Some(place));
-            if let Some(known) = all.known.get_mut(id) {
-                known.switched_off = true;
-            }
+            all.mark_off(id);
             continue;
         }
         if !entry.enabled && !all.known.contains_key(id) {
             all.unusable(id, Some(device.clone()), DeviceSource::Registry, Some(place));
-            if let Some(known) = all.known.get_mut(id) {
-                known.switched_off = true;
-            }
+            all.mark_off(id);
             continue;
         }
         let fault = if id == RESERVED_DEVICE {
