@@ -117,6 +117,13 @@ pub(super) fn revocations(
     Some(finding.key(key))
 }
 
+/// The first of these, and how many there are more.
+fn some_of<S: std::borrow::Borrow<str>>(names: &[S]) -> String {
+    let (shown, rest) = names.split_at(names.len().min(NAMED_MAX));
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    format!("{}{more}", shown.join(", "))
+}
+
 /// Devices that nothing could ever identify.
 fn mute(settings: &Settings) -> Option<Finding> {
     let insecure = settings.coap.insecure.as_ref().map(|(_, device)| device);
@@ -135,12 +142,10 @@ fn mute(settings: &Settings) -> Option<Finding> {
         })
         .map(|device| device.id.as_str())
         .collect();
-    let (shown, rest) = names.split_at(names.len().min(NAMED_MAX));
-    if shown.is_empty() {
+    if names.is_empty() {
         return None;
     }
-    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
-    let message = format!("nothing says how these prove who they are: {}{more}", shown.join(", "));
+    let message = format!("nothing says how these prove who they are: {}", some_of(&names));
     let advice = "set psk-file, one of certificate-uri, -dns, -cn, public-key or password-file, or, for tokens, add a device of \
                   the registry with a key (`tombolo device add ID --role ROLE --jwt-key FILE`); until then they cannot connect";
     Some(Finding::warn("devices", message).advice(advice))
@@ -159,16 +164,14 @@ fn shared_token_key(settings: &Settings, clock: &dyn WallClock) -> Option<Findin
     }
     by_key.retain(|_, ids| ids.len() > 1);
     let (key, ids) = by_key.first_key_value()?;
-    let (shown, rest) = ids.split_at(ids.len().min(NAMED_MAX));
-    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
     let others = match by_key.len() - 1 {
         0 => String::new(),
         count => format!("; so have the devices of {}", plural(count as u64, "other key")),
     };
     let message = format!(
-        "these have the same key for tokens, sha256:{}, so each can connect as any of them: {}{more}{others}",
+        "these have the same key for tokens, sha256:{}, so each can connect as any of them: {}{others}",
         format_hex(key),
-        shown.join(", ")
+        some_of(ids)
     );
     let advice = "give each a key of its own: `tombolo device key add ID FILE`, then `tombolo device key remove ID KEY`";
     Some(Finding::warn("devices", message).advice(advice))
@@ -183,18 +186,19 @@ fn overlaps(devices: &[SharedDevice], clock: &dyn WallClock) -> Option<Finding> 
         return None;
     }
     let two = devices.iter().filter_map(|device| Some((device, device.next_psk.as_ref()?.until)));
-    let over: Vec<_> = two.filter(|(_, until)| *until <= now).collect();
-    let named = |(device, until): &(&SharedDevice, _)| format!("{} ({})", device.id, format_time(*until));
-    let (shown, rest) = over.split_at(over.len().min(NAMED_MAX));
-    let shown: Vec<_> = shown.iter().map(named).collect();
-    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    let over = two.filter(|(_, until)| *until <= now);
+    let named = over.map(|(device, until)| format!("{} ({})", device.id, format_time(until)));
+    let named: Vec<String> = named.collect();
+    if named.is_empty() {
+        return None;
+    }
     let message = format!(
-        "both keys of these are still taken, though the time for it is over by this machine's clock, which is not trusted: {}{more}",
-        shown.join(", ")
+        "both keys of these are still taken, though the time for it is over by this machine's clock, which is not trusted: {}",
+        some_of(&named)
     );
     let advice = "`tombolo clock` says what is missing for it to be trusted; `tombolo device rekey ID --psk` without --overlap \
                   leaves one new key at once";
-    (!over.is_empty()).then(|| Finding::warn("devices", message).advice(advice))
+    Some(Finding::warn("devices", message).advice(advice))
 }
 
 #[cfg(test)]
