@@ -104,9 +104,9 @@ impl Socket {
         self.local
     }
 
-    /// Whether this machine does not have the address at present, so that nothing arrives. The kernel
-    /// knows by more than its interfaces' addresses, such as local routes; so it is asked, by a
-    /// socket on any port, which takes nothing from anybody.
+    /// Whether this machine does not have the address at present, so that nothing arrives. The
+    /// kernel knows by more than its interfaces' addresses, such as local routes; so it is asked,
+    /// by a socket on any port, which takes nothing from anybody.
     pub fn is_absent(&self) -> bool {
         let ip = self.local.ip();
         let of_any_port = match self.local {
