@@ -923,6 +923,7 @@ impl Host for Handle {
     }
 
     fn failed(&self, reason: &str) {
+        self.round(|port, now, stamp, taker| port.handle_closing(now, stamp, taker));
         self.with(|ports, entry| {
             let other = (reason == io::TAKEN).then(|| ports.holder(&self.name)).flatten();
             let reason = match &other {

@@ -232,12 +232,31 @@ impl Placement {
         })
     }
 
-    /// The lengths at which the begin of `bytes` is a frame whose CRC is right; none for another
-    /// checksum. Each byte is looked at once.
+    /// Whether two frames with right checksums, one behind the other, have a right one: that over a
+    /// frame and its checksum is 0, and nothing of a frame is left out.
+    pub fn joins(&self, checksum: Checksum) -> bool {
+        let frame = |payload: &[u8]| {
+            let mut frame = payload.to_vec();
+            self.append(checksum, &mut frame);
+            frame
+        };
+        let payloads: [&[u8]; 3] = [&[0x01, 0x35, 0xFE, 0x17, 0x4A], &[0x92, 0x06, 0x6B], &[0xC7; 9]];
+        let is_whole = (self.from, self.apart, self.tail) == (0, 0, 0);
+        is_whole
+            && payloads.iter().all(|first| {
+                payloads.iter().all(|second| {
+                    let joined = [frame(first), frame(second)].concat();
+                    self.strip(checksum, &joined).is_some()
+                })
+            })
+    }
+
+    /// The lengths at which the begin of `bytes` is a frame whose checksum is right. Each byte is
+    /// looked at once.
     pub fn ends(&self, checksum: Checksum, bytes: &[u8]) -> Vec<usize> {
         let width = self.width(checksum);
-        let Some(linear) = checksum.linear() else { return Vec::new() };
-        let mut register = linear.first;
+        let nothing = checksum.linear().map_or(0, |linear| linear.first);
+        let mut register = nothing;
         let mut ends = Vec::new();
         for length in self.from..=bytes.len().saturating_sub(width) {
             if length > self.from
@@ -245,9 +264,8 @@ impl Placement {
             {
                 register = checksum.advance(register, *byte);
             }
-            let value = linear.value(register);
             let given = bytes.get(length..length + width).and_then(|end| self.given(checksum, end));
-            if given == Some(value) {
+            if given == Some(checksum.of_known(register)) {
                 ends.push(length + width);
             }
         }
@@ -346,17 +364,22 @@ impl Checksum {
 
     /// The checksum of the last `length` bytes, from what is known of those before and of all.
     pub fn between(self, before: u32, all: u32, length: usize) -> u32 {
-        if let Some(linear) = self.linear() {
-            return linear.value(all ^ linear.shift(before ^ linear.first, length));
+        match self.linear() {
+            Some(linear) => self.of_known(all ^ linear.shift(before ^ linear.first, length)),
+            None if self == Checksum::Xor => all ^ before,
+            None => self.of_known(all.wrapping_sub(before)),
         }
-        let sum = all.wrapping_sub(before);
-        match self {
-            Checksum::Xor => all ^ before,
-            Checksum::Linky => (sum & 0x3F) + 0x20,
-            Checksum::SumNegated => sum.wrapping_neg() & 0xFF,
-            Checksum::Sum16 => sum & 0xFFFF,
-            Checksum::Sum16Negated => sum.wrapping_neg() & 0xFFFF,
-            _ => sum & 0xFF,
+    }
+
+    /// The checksum of bytes of which this is known.
+    fn of_known(self, known: u32) -> u32 {
+        match (self.linear(), self) {
+            (Some(linear), _) => linear.value(known),
+            (None, Checksum::Linky) => (known & 0x3F) + 0x20,
+            (None, Checksum::SumNegated) => known.wrapping_neg() & 0xFF,
+            (None, Checksum::Sum16) => known & 0xFFFF,
+            (None, Checksum::Sum16Negated) => known.wrapping_neg() & 0xFFFF,
+            (None, _) => known & 0xFF,
         }
     }
 
@@ -495,6 +518,23 @@ mod tests {
     }
 
     #[test]
+    fn of_joined_frames_the_checksums_are_right_that_are_zero_over_a_frame() {
+        let joins = |placement: Placement| -> Vec<Checksum> {
+            ALL.into_iter().filter(|checksum| placement.joins(*checksum)).collect()
+        };
+        let expected = [
+            Checksum::Xor,
+            Checksum::Crc16Arc,
+            Checksum::Crc16Xmodem,
+            Checksum::Crc16Kermit,
+            Checksum::SumNegated,
+        ];
+        assert_eq!(joins(Placement::default()), expected);
+        assert_eq!(joins(Placement { is_text: true, ..Placement::default() }), []);
+        assert_eq!(joins(Placement { tail: 1, ..Placement::default() }), [Checksum::Xor; 0]);
+    }
+
+    #[test]
     fn a_checksum_before_the_last_bytes_covers_what_is_before_it() {
         let placement = Placement { from: 2, tail: 1, ..Placement::default() };
         // The example of the SDS011's data sheet.
@@ -523,8 +563,8 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_frames_are_where_the_crc_of_what_is_before_is_right() {
-        for checksum in ALL.into_iter().filter(|checksum| checksum.is_crc()) {
+    fn the_ends_of_frames_are_where_the_checksum_of_what_is_before_is_right() {
+        for checksum in ALL {
             for (low_first, is_text, from, apart, tail) in
                 [(None, false, 0, 0, 0), (Some(true), false, 2, 0, 1), (Some(false), true, 1, 2, 0)]
             {
@@ -540,7 +580,6 @@ mod tests {
                 assert!(ends == expected && ends.contains(&length), "{checksum:?} {placement:?}");
             }
         }
-        assert_eq!(Placement::default().ends(Checksum::Xor, b"11"), [0; 0]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! | method | caller |
 //! |---|---|
-//! | [`Port::poll_open`], `handle_opened`, `handle_failure` | the shell that opens it |
+//! | [`Port::poll_open`], `handle_opened`, `handle_closing`, `handle_failure` | the shell that opens it |
 //! | [`Port::handle_bytes`], `handle_timeout`, `poll_transmit`, `poll_timeout` | the shell, with a [`Taker`] for the readings |
 //! | [`Port::handle_completion`] | the journal's completions |
 
@@ -162,6 +162,13 @@ impl Port {
         match &mut self.work {
             Work::Stream(stream) => stream.reopen(now),
             Work::Bus(units, _) => units.opened(now),
+        }
+    }
+
+    /// The port failed: a message that is whole counts before it is closed.
+    pub fn handle_closing(&mut self, now: Instant, stamp: Stamp, taker: &mut dyn Taker) {
+        if let Work::Stream(stream) = &mut self.work {
+            stream.closing(now, stamp, &self.settings, taker);
         }
     }
 
@@ -634,6 +641,26 @@ mod tests {
         assert_eq!(taken, ["W=12345 kg"]);
         assert_eq!(journal.said, [("cut off by the closing", b"W=12".to_vec())]);
         assert_eq!(port.counters().framing.cut, 1);
+    }
+
+    #[test]
+    fn an_answer_is_used_of_a_device_that_closes_the_line_when_the_pause_behind_it_is_over() {
+        let gap = Duration::from_millis(50);
+        let settings = framed(Framing::Gap(gap));
+        for (closes_after, used) in [(gap, 1), (gap / 2, 0)] {
+            let (mut port, mut journal) = asked_port(settings.clone(), None);
+            let asked = (0..20).find_map(|_| {
+                let now = port.poll_timeout().unwrap();
+                port.handle_timeout(now, stamp(1), &mut journal);
+                port.poll_transmit(&mut Vec::new()).then_some(now)
+            });
+            let now = asked.expect("it is asked");
+            port.handle_bytes(now, stamp(1), b"W=12", &mut journal);
+            port.handle_closing(now + closes_after, stamp(1), &mut journal);
+            port.handle_failure(now + closes_after, "it hung up");
+            let closed = port.asked().unwrap().counters.closed;
+            assert_eq!((journal.taken.len(), closed), (used, u64::from(used == 0)));
+        }
     }
 
     #[test]

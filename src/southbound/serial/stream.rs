@@ -64,6 +64,7 @@ impl Stream {
             fault: None,
             legibility: Legibility::new(match framing.framing {
                 Framing::Fixed(size) => size,
+                Framing::Length(header) => header.longest().min(framing.max_frame),
                 _ => framing.max_frame,
             }),
         }
@@ -186,6 +187,14 @@ impl Stream {
     }
 
     /// What is news of it is told at the next occasion.
+    /// The port is closed next: what is whole counts.
+    pub(super) fn closing(&mut self, now: Instant, stamp: Stamp, port: &Port, taker: &mut dyn Taker) {
+        self.decode(now, stamp, port, taker, &[], |decoder, sink| {
+            decoder.cut(now);
+            decoder.handle_timeout(now, sink);
+        });
+    }
+
     pub(super) fn closed(&mut self, now: Instant) {
         self.interrupt_write();
         self.decoder.cut(now);

@@ -66,6 +66,13 @@ impl Header {
         self.offset + self.width.bytes()
     }
 
+    /// The longest frame that its field can give, in bytes.
+    pub fn longest(&self) -> usize {
+        let greatest = (1_u64 << (8 * self.width.bytes())) - 1;
+        let behind = i64::try_from(greatest).unwrap_or(i64::MAX).saturating_add(i64::from(self.adjust));
+        usize::try_from(behind).unwrap_or(0).saturating_add(self.end())
+    }
+
     pub(super) fn frame_size(&self, bytes: &[u8]) -> Size {
         let Some(field) = bytes.get(self.offset..self.end()) else { return Size::Unknown };
         let join = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);

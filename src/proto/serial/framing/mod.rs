@@ -33,7 +33,8 @@
 //! With [`Settings::interleaved`], messages of another kind are taken out before frames are looked
 //! for ([`mod@interleaved`]).
 //!
-//! Where only a pause ends a message ([`gap`]), what was read after the gateway stood still is
+//! Where the checksum of two messages in a row is right, too, sizes tell that what ended the first
+//! was lost ([`mod@joined`]). Where only a pause ends a message ([`gap`]), what was read after the gateway stood still is
 //! messages without a pause between them: only a CRC tells these apart ([`mod@stall`]).
 //!
 //! A [`Decoder`] keeps at most one frame, of at most [`Settings::max_frame`] bytes; two while one
@@ -46,6 +47,7 @@ mod doubt;
 pub mod fixed;
 pub mod gap;
 pub mod interleaved;
+mod joined;
 mod labels;
 pub mod length;
 pub mod line;
@@ -195,7 +197,8 @@ pub enum Bad {
     TooLong,
     /// Its checksum is wrong.
     Checksum,
-    /// An escape, a length, a delimiter or the start stands where none can, or it is empty.
+    /// An escape, a length, a delimiter or the start stands where none can, or none where one has
+    /// to, or it is empty.
     Malformed,
     /// Its rest did not come.
     Incomplete,
@@ -401,6 +404,7 @@ pub struct Decoder {
     begin: Begin,
     doubt: doubt::Doubt,
     search: search::Search,
+    joined: Option<joined::Joined>,
     labels: Option<labels::Labels>,
     interleaved: Option<interleaved::Filter>,
     /// When it was last known that nothing waits to be read.
@@ -451,6 +455,11 @@ impl Decoder {
             begin: Begin::of(&settings.framing, settings.checksum, settings.placement, &settings.start),
             doubt: doubt::Doubt::opened(),
             search: search::Search::opened(),
+            joined: joined::Joined::new(
+                settings.checksum.filter(|_| !is_tried),
+                settings.placement,
+                settings.framing == Framing::Cobs,
+            ),
             labels: settings.label_end.map(labels::Labels::new),
             interleaved: settings.interleaved.map(interleaved::Filter::new),
             looked_at: None,
@@ -535,8 +544,13 @@ impl Decoder {
         if self.is_stalled {
             return self.whole_frames().is_some();
         }
+        // Where a zero behind a frame changes nothing, it may be the first byte of the next one.
+        let hides_zeros = self.checksum.is_some_and(|checksum| self.placement.hides_zeros(checksum));
         let has_room = !self.skipping && self.buffer.over == 0 && frame.starts_with(&self.start);
-        has_room && self.checksum.filter(is_crc).is_some() && self.strip(frame).is_some()
+        has_room
+            && !(hides_zeros && frame.ends_with(&[0]))
+            && self.checksum.filter(is_crc).is_some()
+            && self.strip(frame).is_some()
     }
 
     /// What came until now belongs to nothing that comes: an incomplete frame is dropped, and the
@@ -780,6 +794,8 @@ impl Decoder {
             .map_or((0, None), |(at, body)| (at, Some(body)));
         let why = if frame.is_some() && body.is_none() { Bad::Checksum } else { Bad::Malformed };
         let body = body.filter(|_| !(matches!(self.scanner, Scanner::Gap) && self.is_blank(bytes)));
+        let joined = &mut self.joined;
+        let body = body.filter(|_| joined.as_mut().is_none_or(|joined| joined.judge(&bytes[begin..])));
         let payload = body.and_then(|body| body.get(self.start.len()..)).map(|body| self.scanner.plain(body));
         let payload = payload.filter(|payload| !payload.is_empty());
         let labels = &mut self.labels;
@@ -840,6 +856,8 @@ impl Decoder {
         let end_of_body = before + start.len() + self.buffer.bytes.len() - skip;
         let body = frame.get(start.len()..end_of_body).unwrap_or_default();
         let plain = if self.keep > 0 { Some(body) } else { self.strip(body) };
+        let joined = self.joined.as_mut().filter(|_| self.keep == 0);
+        let plain = plain.filter(|_| joined.is_none_or(|joined| joined.judge(body)));
         let payload = match self.whole {
             true => std::borrow::Cow::Borrowed(&frame[..]),
             false => self.scanner.plain(plain.unwrap_or_default()),
@@ -848,6 +866,7 @@ impl Decoder {
             // With its markers, or what it was joined with.
             self.fail(Bad::TooLong);
         } else if payload.is_empty()
+            || plain.is_none()
             || body.is_empty()
             || self.labels.as_mut().is_some_and(|labels| !labels.judge(body))
         {

@@ -1921,3 +1921,136 @@ fn a_device_that_sends_other_bytes_before_each_message_is_read_by_its_crc() {
         assert!(frames.iter().all(|frame| frame[0] == 0x31), "{frames:02x?}");
     }
 }
+
+/// What was read of messages of these sizes, in turn, with random values after `lead`; every fifth
+/// is joined with the next one, as what ended it was lost. Messages sent, and right and false ones.
+fn read_joined(settings: &Settings, sizes: &[usize], lead: &[u8], losses: bool) -> (usize, usize, usize) {
+    let mut rng = SplitMix64::new(7);
+    let (mut decoder, mut now) = opened(settings);
+    let (mut frames, mut sent) = (Vec::new(), Vec::new());
+    for number in 0..400 {
+        let mut payload = lead.to_vec();
+        let size = sizes[number % sizes.len()];
+        payload.resize_with(lead.len() + size, || u8::try_from(rng.below(256)).unwrap());
+        let mut bytes = Vec::new();
+        encode(settings, &payload, &mut bytes).unwrap();
+        // As devices do that send none in front.
+        if settings.framing == Framing::Slip {
+            bytes.remove(0);
+        }
+        sent.push(payload);
+        let is_lost = losses && number % 5 == 4;
+        let pause_after = match settings.framing {
+            Framing::Gap(gap) if !is_lost => gap,
+            _ => Duration::from_millis(1),
+        };
+        if is_lost {
+            match &settings.framing {
+                Framing::Gap(_) => {}
+                Framing::Markers(_) => bytes.truncate(bytes.len() - 1),
+                _ => drop(bytes.pop()),
+            }
+        }
+        if number % 5 == 0 && losses && number > 0 && matches!(settings.framing, Framing::Markers(_)) {
+            // Its start is the end of the one before, and was lost.
+            bytes.remove(0);
+        }
+        frames.extend(take(&mut decoder, now, &bytes));
+        now += pause_after;
+        while let Some(at) = decoder.poll_timeout().filter(|at| *at <= now) {
+            frames.extend(pause(&mut decoder, at));
+        }
+    }
+    let right = frames.iter().filter(|frame| sent.contains(frame)).count();
+    (sent.len(), right, frames.len() - right)
+}
+
+/// Framings and checksums with which the checksum of two messages in a row is right.
+fn joining() -> Vec<Settings> {
+    let framings = [
+        Framing::Slip,
+        Framing::Cobs,
+        markers(b"\x7E", b"\x7E", Some(0x7D)),
+        Framing::Gap(Duration::from_millis(50)),
+    ];
+    let checksums = [
+        Checksum::Xor,
+        Checksum::SumNegated,
+        Checksum::Crc16Arc,
+        Checksum::Crc16Xmodem,
+        Checksum::Crc16Kermit,
+    ];
+    framings
+        .iter()
+        .flat_map(|framing| checksums.map(|checksum| settings(framing.clone(), Some(checksum))))
+        .collect()
+}
+
+#[test]
+fn two_messages_whose_delimiter_was_lost_are_no_message_though_their_joint_checksum_is_right() {
+    for settings in joining() {
+        for sizes in [&[8][..], &[12, 5], &[20, 31, 7]] {
+            let (sent, right, wrong) = read_joined(&settings, sizes, &[], true);
+            // Every fifth is lost with the next one.
+            assert_eq!((right, wrong), (sent - sent / 5 * 2 + 1, 0), "{settings:?} {sizes:?}");
+        }
+    }
+}
+
+#[test]
+fn messages_that_can_be_divided_by_chance_are_read_where_no_delimiter_is_lost() {
+    // The XOR of two equal bytes is 0, so the begin of each is whole, too.
+    for settings in joining() {
+        for lead in [&[5, 5][..], &[0, 0, 0, 0]] {
+            // Of several sizes, the first of each may be dropped.
+            for (sizes, dropped) in [(&[8][..], 0), (&[3, 1, 3, 7, 20], 2)] {
+                let (sent, right, wrong) = read_joined(&settings, sizes, lead, false);
+                assert!(sent - right <= dropped && wrong == 0, "{settings:?} {sizes:?} {right}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_message_that_consists_of_whole_ones_by_chance_is_read_from_the_second_on() {
+    for settings in joining() {
+        let (mut decoder, mut now) = opened(&settings);
+        let mut read = |payload: &[u8]| {
+            let mut bytes = Vec::new();
+            encode(&settings, payload, &mut bytes).unwrap();
+            let mut frames = take(&mut decoder, now, &bytes);
+            now += Duration::from_secs(1);
+            frames.extend(pause(&mut decoder, now));
+            frames.len()
+        };
+        let joined = |first: &[u8], second: &[u8]| {
+            let mut first = first.to_vec();
+            settings.placement.append(settings.checksum.unwrap(), &mut first);
+            [&first[..], second].concat()
+        };
+        for number in 0..20 {
+            assert_eq!(read(&[b'T', number, 7, 9]), 1);
+        }
+        // A part of it came alone, so it is two that were joined, however often they come.
+        let joint = joined(&[b'T', 19, 7, 9], &[b'T', 20, 7, 9]);
+        assert_eq!((0..5).map(|_| read(&joint)).sum::<usize>(), 0, "{settings:?}");
+        let own = joined(b"lone", b"word");
+        assert_eq!((0..5).map(|_| read(&own)).collect::<Vec<_>>(), [0, 1, 1, 1, 1], "{settings:?}");
+    }
+}
+
+#[test]
+fn of_a_device_that_closes_behind_the_first_zero_of_the_next_message_none_is_a_byte_too_long() {
+    for checksum in [Checksum::Crc16Arc, Checksum::Crc16Xmodem, Checksum::Crc16Kermit] {
+        let settings = settings(Framing::Gap(Duration::from_millis(50)), Some(checksum));
+        let mut whole = vec![1, 2, 3, 4];
+        settings.placement.append(checksum, &mut whole);
+        assert_ne!(whole.last(), Some(&0));
+        for (bytes, read) in [(whole.clone(), 1), ([&whole[..], &[0]].concat(), 0)] {
+            let (mut decoder, now) = opened(&settings);
+            take(&mut decoder, now, &bytes);
+            decoder.cut(now);
+            assert_eq!(pause(&mut decoder, now).len(), read, "{checksum:?}");
+        }
+    }
+}
