@@ -34,7 +34,9 @@
 //! for ([`mod@interleaved`]).
 //!
 //! Where the checksum of two messages in a row is right, too, sizes tell that what ended the first
-//! was lost ([`mod@joined`]). Where only a pause ends a message ([`gap`]), what was read after the gateway stood still is
+//! was lost ([`mod@joined`]).
+//!
+//! Where only a pause ends a message ([`gap`]), what was read after the gateway stood still is
 //! messages without a pause between them: only a CRC tells these apart ([`mod@stall`]).
 //!
 //! A [`Decoder`] keeps at most one frame, of at most [`Settings::max_frame`] bytes; two while one
@@ -794,8 +796,11 @@ impl Decoder {
             .map_or((0, None), |(at, body)| (at, Some(body)));
         let why = if frame.is_some() && body.is_none() { Bad::Checksum } else { Bad::Malformed };
         let body = body.filter(|_| !(matches!(self.scanner, Scanner::Gap) && self.is_blank(bytes)));
-        let joined = &mut self.joined;
-        let body = body.filter(|_| joined.as_mut().is_none_or(|joined| joined.judge(&bytes[begin..])));
+        // One without a payload counts in no case.
+        let (joined, least) = (&mut self.joined, self.start.len() + 1);
+        let body = body.filter(|body| {
+            body.len() < least || joined.as_mut().is_none_or(|joined| joined.judge(&bytes[begin..]))
+        });
         let payload = body.and_then(|body| body.get(self.start.len()..)).map(|body| self.scanner.plain(body));
         let payload = payload.filter(|payload| !payload.is_empty());
         let labels = &mut self.labels;
