@@ -831,7 +831,7 @@ impl Desk {
         problems.extend(of_usage);
         let of_firmware = self.shared.hub.borrow().firmware.problems(&problems, now);
         problems.extend(of_firmware);
-        problems.extend(self.rekeying.problem().map(str::to_owned));
+        problems.extend(self.rekeying.problem());
         problems
     }
 
