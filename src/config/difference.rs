@@ -3,6 +3,9 @@
 //! A reload may be long ago, refused or forgotten; until it happens the running gateway goes by
 //! what it has. [`super::reload::compare`] decides what a reload may take up; here it is only
 //! named. No value of a secret is shown: its file's path is.
+//!
+//! Commands that change the registry cause a reload too, which takes up whatever else has changed:
+//! [`beside_registry`] names it.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -11,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::scalar::format_size;
-use super::{Loaded, Settings, dotted, reload};
+use super::{DeviceSource, Loaded, Settings, dotted, reload};
 use crate::credential::revocation::Side;
 use crate::downlink::settings::Settings as Downlink;
 use crate::gate::SharedDevice;
@@ -37,6 +40,36 @@ pub struct Difference {
 pub fn differences(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKey>>) -> Vec<Difference> {
     let (was, is) = (&running.settings, &files.settings);
     let of_devices = Certificates { key: served, ..was.coap.certificates.clone() };
+    let devices = devices(&was.gate.devices, &is.gate.devices);
+    named(running, files, devices, of_devices != is.coap.certificates)
+}
+
+/// The keys that differ and are not of the registry: without its devices and their public keys.
+pub fn beside_registry(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKey>>) -> Vec<String> {
+    let of_files = |loaded: &Loaded| -> Vec<SharedDevice> {
+        let devices = loaded.settings.gate.devices.iter();
+        let is_of_files = |id: &Name| {
+            loaded.known(id.as_str()).is_some_and(|known| known.source == DeviceSource::Configuration)
+        };
+        devices.filter(|device| is_of_files(&device.id)).cloned().collect()
+    };
+    let devices = devices(&of_files(running), &of_files(files));
+    // The trust material of both has the public keys of all devices.
+    let no_keys = || std::iter::empty::<[u8; 32]>();
+    let of_devices = Certificates { key: served, ..running.certificates.certificates(no_keys()) };
+    let certificates = of_devices != files.certificates.certificates(no_keys());
+    named(running, files, devices, certificates).into_iter().map(|found| found.key).collect()
+}
+
+/// Names what differs, in the order of the file: with these devices. `certificates`: those of
+/// devices differ.
+fn named(
+    running: &Loaded,
+    files: &Loaded,
+    devices: Vec<(Name, String)>,
+    certificates: bool,
+) -> Vec<Difference> {
+    let (was, is) = (&running.settings, &files.settings);
     let mut found = Vec::new();
     let mut other = |key: String, running: String, restart| found.push(Difference { key, running, restart });
     if was.gateway.id != is.gateway.id {
@@ -76,7 +109,6 @@ pub fn differences(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKe
         let label = was.gateway.label.clone();
         other("gateway.label".to_owned(), label.unwrap_or_else(|| "none".to_owned()), false);
     }
-    let devices = devices(&was.gate.devices, &is.gate.devices);
     let more = devices.len().saturating_sub(NAMED_MAX);
     for (id, running) in devices.into_iter().take(NAMED_MAX) {
         other(dotted(["device", id.as_str()]), running, false);
@@ -121,10 +153,7 @@ pub fn differences(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKe
         ("commands", answers(was) != answers(is)),
         ("observe and poll", was.downlink.served != is.downlink.served),
         ("mqtt", without_roles(was) != without_roles(is)),
-        (
-            "coap certificates",
-            of_devices != is.coap.certificates || was.coap.certificate_files != is.coap.certificate_files,
-        ),
+        ("coap certificates", certificates || was.coap.certificate_files != is.coap.certificate_files),
         ("coap handshakes", was.coap.policy != is.coap.policy),
         ("serial", was.serial != is.serial),
         ("journal", was.journal != is.journal),

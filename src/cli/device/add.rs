@@ -123,6 +123,7 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
             object["password_hash"] = login.password.to_string().into();
         }
         complete(&mut object, &device);
+        let object = told.as_ref().map_or_else(|_| object.clone(), |told| told.with(object.clone()));
         context.out.object(&object)?;
         return told.map(|_| ());
     }
@@ -163,7 +164,7 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         }
     };
     match told? {
-        Told::Reloaded => context.out.line(format_args!("next: {shows}"))?,
+        Told::Reloaded(_) => context.out.line(format_args!("next: {shows}"))?,
         Told::NotRunning => context
             .out
             .line(format_args!("next: {} (it is not running), then {shows}", context.start_hint()))?,
@@ -177,7 +178,8 @@ pub(super) fn weak(key: &[u8], maker: &str) -> Option<String> {
         Weakness::Short(length) => format!("has only {}", plural(length as u64, "byte")),
         Weakness::Repeated(1) => "is one character, repeated".to_owned(),
         Weakness::Repeated(period) => format!("is {period} characters, repeated"),
-        Weakness::Sequence => "is characters one after the other".to_owned(),
+        Weakness::Sequence => "is a sequence, in which each character follows from those before".to_owned(),
+        Weakness::Few(count) => format!("has only {count} different bytes"),
     };
     Some(format!(
         "the key {what}: it may be guessed; use {PSK_MIN} random bytes or more, as {maker} makes them"

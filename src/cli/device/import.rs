@@ -186,10 +186,10 @@ pub(super) fn run(context: &Context, arguments: &DeviceImportArguments) -> Resul
     }
     let told = tell(context)?;
     if context.out.json {
-        return Ok(context.out.object(&json!({ "devices": devices.len(), "dry_run": false }))?);
+        return Ok(context.out.object(&told.with(json!({ "devices": devices.len(), "dry_run": false })))?);
     }
     let effect = match told {
-        Told::Reloaded => "they may connect now",
+        Told::Reloaded(_) => "they may connect now",
         Told::NotRunning => "tombolo is not running",
     };
     Ok(context.out.line(format_args!("imported {}; {effect}", plural(devices.len() as u64, "device")))?)
@@ -273,6 +273,7 @@ fn of_added(object: &mut Map<String, Value>) -> Result<Vec<(String, String)>, St
             return Err("jwt_keys has hashes only; the key itself is jwt_key".to_owned());
         }
     }
+    object.remove(super::ALSO_CHANGED);
     let mut tags = Vec::new();
     if let Some(Value::Object(_)) = object.get("tags")
         && let Some(Value::Object(all)) = object.remove("tags")

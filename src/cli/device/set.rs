@@ -205,13 +205,13 @@ pub(super) fn run(context: &Context, arguments: DeviceSetArguments) -> Result<()
         loaded.mute_child(&device).into_iter().for_each(note);
     }
     if context.out.json {
-        return Ok(context.out.object(&json!({
+        return Ok(context.out.object(&told.with(json!({
             "id": id, "role": device.role.as_str(), "label": device.label,
             "tags": super::tag_entry(Some(&device.tags)), "parent": device.parent.as_ref().map(Name::as_str),
             "mqtt_username": device.login.as_ref().map(|login| login.username.as_str()),
             "certificate": device.certificate.as_ref().map(super::certificate),
             "public_key": device.public_key.as_ref().map(format_key_hash),
-        }))?);
+        })))?);
     }
     let running = match is_known_by_else {
         true => "in force now, and sessions of what it was known by are closed",
