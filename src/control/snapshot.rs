@@ -1701,6 +1701,12 @@ pub struct ExplainedOnBehalf {
     pub role: String,
     /// The rule of that role.
     pub rule: String,
+    /// The role that this rule is from, where the sender's role includes that one.
+    pub from: Option<String>,
+    /// The path of that rule, within the child.
+    pub rule_path: String,
+    /// The file and line of that rule.
+    pub place: Option<String>,
 }
 
 /// A rule that matches.

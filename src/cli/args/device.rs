@@ -99,6 +99,8 @@ pub fn tag(text: &str) -> Result<(String, String), String> {
 
 /// `tombolo device rekey`
 #[derive(Debug, Args)]
+#[command(override_usage = "tombolo device rekey <ID> --psk [<KEY>] [--psk-identity <TEXT>] [--overlap <TIME>]
+       tombolo device rekey <ID> --password [<PASSWORD>]")]
 pub struct DeviceRekeyArguments {
     /// Device id
     pub id: String,
