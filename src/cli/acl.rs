@@ -125,7 +125,8 @@ pub fn text(explained: &Explained, asked: &str) -> String {
     if let Some(child) = &explained.on_behalf {
         // One that is from another role is named with that.
         let role = child.from.as_ref().unwrap_or(&child.role);
-        let mut text = format!("{} {}, by on-behalf rule {} of role {role}", child.device, child.path, child.rule);
+        let mut text =
+            format!("{} {}, by on-behalf rule {} of role {role}", child.device, child.path, child.rule);
         // An older gateway does not say it.
         if !child.rule_path.is_empty() {
             text.push_str(&format!(": path {}", child.rule_path));

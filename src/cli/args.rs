@@ -8,9 +8,9 @@ mod device;
 mod maintenance;
 
 pub use device::{
-    AclTestArguments, DeviceImportArguments, DeviceKeyAddArguments, DeviceKeyCommand,
-    DeviceKeyRemoveArguments, DeviceKeygenArguments, DeviceListArguments, DeviceRekeyArguments,
-    DeviceSetArguments, ImportCommand, ImportMosquittoArguments, KeyKind, date,
+    AclTestArguments, CERTIFICATES, DeviceCertificateArguments, DeviceImportArguments, DeviceKeyAddArguments,
+    DeviceKeyCommand, DeviceKeyRemoveArguments, DeviceKeygenArguments, DeviceListArguments,
+    DeviceRekeyArguments, DeviceSetArguments, ImportCommand, ImportMosquittoArguments, KeyKind, date,
 };
 
 pub use maintenance::{
@@ -281,8 +281,9 @@ pub enum DeviceCommand {
 
 /// `tombolo device add`
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("proof").required(true).multiple(true)))]
+#[command(group(ArgGroup::new("proof").required(true).multiple(true).args(CERTIFICATES).arg("public_key")))]
 #[command(group(ArgGroup::new("certificate").multiple(false)))]
+#[command(mut_arg("certificate_issuer", |issuer| issuer.requires("certificate")))]
 pub struct DeviceAddArguments {
     /// Its id: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit
     pub id: String,
@@ -297,22 +298,9 @@ pub struct DeviceAddArguments {
     /// The identity of its pre-shared key: text, or hex:… for other bytes [default: its id]
     #[arg(long, value_name = "TEXT", requires = "psk")]
     pub psk_identity: Option<String>,
-    /// Its certificate has this URI as a subject alternative name
-    #[arg(long, value_name = "URI", groups = ["proof", "certificate"])]
-    pub certificate_uri: Option<String>,
-    /// Its certificate has this DNS name as a subject alternative name
-    #[arg(long, value_name = "NAME", groups = ["proof", "certificate"])]
-    pub certificate_dns: Option<String>,
-    /// Its certificate's subject has this common name
-    #[arg(long, value_name = "TEXT", groups = ["proof", "certificate"])]
-    pub certificate_cn: Option<String>,
-    /// Its certificate is issued by this CA, as `openssl x509 -noout -issuer` prints it [default:
-    /// any CA in coap.client-ca-file]
-    #[arg(long, value_name = "NAME", requires = "certificate")]
-    pub certificate_issuer: Option<String>,
-    /// Its public key: a file with it or with a certificate of it, or sha256: and the key's hash
-    #[arg(long, value_name = "KEY", group = "proof")]
-    pub public_key: Option<String>,
+    /// Its certificate or public key
+    #[command(flatten)]
+    pub known_by: DeviceCertificateArguments,
     /// Its password for MQTT: text:…, or - for standard input; without a value one is generated
     #[arg(long, value_name = "PASSWORD", num_args = 0..=1, default_missing_value = "", group = "proof")]
     pub password: Option<String>,

@@ -1086,7 +1086,9 @@ pub struct UsageCounts {
     pub filtered: u64,
     /// Of `messages`: those that the journal did not take.
     pub unstored: u64,
-    /// Readings that were refused.
+    /// Messages to local clients that passed; they are no readings.
+    pub local: u64,
+    /// Readings and messages to local clients that were refused.
     pub refused: u64,
     /// Of these, by reason; those that occurred.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

@@ -255,7 +255,7 @@ fn a_device_behind_another_is_added_shown_explained_and_moved() {
     assert_eq!(place.run("--json device show door-7").json()["children"][0], "probe-1");
     let said = place.run("acl explain door-7 POST ~probe-1/t/env").fine();
     assert!(said.contains("probe-1 t/env, by on-behalf rule all of role sensor: path t/#"), "{said}");
-    let at = format!("{}:2", place.path("conf.d/40-children.toml").display());
+    let at = format!("{}:1", place.path("conf.d/40-children.toml").display());
     assert!(said.contains(&format!("at {at}")), "{said}");
     let json = place.run("--json acl explain door-7 POST ~probe-1/t/env").json();
     let (rule, path) = (&json["on_behalf"]["rule"], &json["on_behalf"]["rule_path"]);

@@ -255,7 +255,11 @@ fn a_message_about_a_device_that_does_not_exist_names_it_once() {
     // So does one about a device that exists already, beside its file and the way out.
     place.run("device add door-7 --role sensor --psk").failed(
         1,
-        &["device door-7: it exists already; `tombolo", "device rekey door-7`", "device remove door-7`"],
+        &[
+            "device door-7: it exists already; `tombolo",
+            "device rekey door-7 --psk`",
+            "device remove door-7`",
+        ],
     );
 }
 
@@ -312,7 +316,10 @@ fn a_key_that_is_there_already_keeps_its_end_unless_another_one_is_given() {
     // Without an end it would be taken for ever.
     place.run("device key add cam-1 ed.pem").failed(
         1,
-        &["already, until 2090-01-31T00:00:00Z; --until changes that", "device key remove cam-1 a1e9156054e0`"],
+        &[
+            "already, until 2090-01-31T00:00:00Z; --until changes that",
+            "device key remove cam-1 a1e9156054e0`",
+        ],
     );
     assert_eq!(place.read("state/devices/cam-1.toml"), kept);
     let moved = place.run("device key add cam-1 ed.pem --until 2091-01-31").fine();
@@ -468,9 +475,11 @@ fn what_is_made_of_a_mosquitto_can_be_read_by_the_service_and_all_that_is_left_o
     let place = Place::new();
     place.write("acl", "topic read x\nuser anna\ntopic write a/#\ntopic read b\nuser bert\ntopic c\n");
     place.run("import mosquitto").failed(2, &["at least one of --password-file", "--acl-file", "--conf"]);
-    place.run("import mosquitto --acl-file acl --output none").failed(1, &["none/30-", "make that folder"]);
     let hash = "$7$101$oGB4I/cYdnwLBuJr$FwP87im51rvl/wRx64yBq4i4ahrRI7eAuRa3tfWF8ndg/wU3hbcV74f+ZCi+oZjGpCoqA2jGAA3qeNY938K69w==";
     place.write("users", &format!("carl:{hash}\n"));
+    place
+        .run("import mosquitto --acl-file acl --password-file users --output none")
+        .failed(1, &["none/30-", "make that folder"]);
     let said = place.run("import mosquitto --acl-file acl --password-file users").fine();
     assert_eq!(said.matches("not taken over: ").count(), 3, "{said}");
     assert!(said.contains("1 line and the rules of 2 users not taken over"), "{said}");
@@ -499,7 +508,7 @@ fn an_import_of_a_mosquitto_without_users_fails_and_writes_nothing() {
     for (line, way_out) in [
         ("import mosquitto --acl-file acl", "name the password file of mosquitto with --password-file"),
         ("--json import mosquitto --acl-file acl", "name the password file"),
-        ("import mosquitto --acl-file acl --password-file users", "add the users with `tombolo device add ID"),
+        ("import mosquitto --acl-file acl --password-file users", "device add ID --role ROLE --password`"),
     ] {
         place.run(line).failed(1, &["no user was taken over, and no file was written", way_out]);
         assert!(!place.path("30-mosquitto.toml").exists() && !place.path("mosquitto-devices.csv").exists());

@@ -314,7 +314,8 @@ fn a_new_key_that_was_used_stays_though_another_one_is_made_before_the_file_is_w
 #[test]
 fn a_key_that_could_not_be_replaced_is_no_problem_once_it_can_be_or_need_not_be() {
     let site = Site::new("rekey-failing", "");
-    let is_told = || site.daemon.status()["problems"].to_string().contains("before the new one is still taken");
+    let is_told =
+        || site.daemon.status()["problems"].to_string().contains("before the new one is still taken");
     let lock = site.folder.join("state/devices/.lock");
     let begun = |id: &str| {
         run(&site, &["device", "add", id, "--role", "sensor", "--psk", &format!("text:{KEY}")]);
@@ -322,9 +323,7 @@ fn a_key_that_could_not_be_replaced_is_no_problem_once_it_can_be_or_need_not_be(
         std::fs::remove_file(&lock).expect("the lock");
         std::fs::create_dir(&lock).expect("what nobody can lock");
         let identity = format!("{id}.2");
-        assert!(
-            Device::connect(site.daemon.coaps, Config::psk(&identity, "another-key-12345")).is_some()
-        );
+        assert!(Device::connect(site.daemon.coaps, Config::psk(&identity, "another-key-12345")).is_some());
         wait_for("the problem", is_told);
     };
     begun("one");

@@ -302,7 +302,9 @@ fn named_files(shown: &[Shown], folder: &Path, state_dir: &Path, found: &mut Fou
                 found.paths.entry(format!("config/{relative}")).or_insert(real);
             }
             None if real.starts_with(&inside) && direct.starts_with(&inside) => {
-                found.left_out.push(format!("{key}: {}: a backup has no file of such a name", path.display()));
+                found
+                    .left_out
+                    .push(format!("{key}: {}: a backup has no file of such a name", path.display()));
             }
             None => {
                 let leads = match direct.starts_with(&inside) {

@@ -242,7 +242,9 @@ fn keys(settings: &Settings) -> Vec<Finding> {
     for device in devices {
         match device.psk.as_ref().and_then(|psk| weakness(&psk.key)) {
             Some(Weakness::Short(_)) => short.push(device.id.as_str()),
-            Some(Weakness::Repeated(_) | Weakness::Sequence | Weakness::Few(_)) => patterns.push(device.id.as_str()),
+            Some(Weakness::Repeated(_) | Weakness::Sequence | Weakness::Few(_)) => {
+                patterns.push(device.id.as_str())
+            }
             None => {}
         }
     }

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::client::{self, Proof};
 use super::password;
 use super::{Told, tell, without_level};
-use crate::cli::args::DeviceAddArguments;
+use crate::cli::args::{DeviceAddArguments, DeviceCertificateArguments};
 use crate::cli::error::CommandError;
 use crate::cli::key::{PSK_MIN, Weakness, from_argument, weakness};
 use crate::cli::output::{Gone, align, plural};
@@ -79,8 +79,8 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         }
         None => None,
     };
-    let certificate = certificate(&arguments)?;
-    let public_key = arguments.public_key.as_deref().map(public_key).transpose()?;
+    let certificate = certificate(&arguments.known_by)?;
+    let public_key = arguments.known_by.public_key.as_deref().map(public_key).transpose()?;
     let (login, password) = match arguments.password.as_deref() {
         Some(argument) => {
             let username = arguments.mqtt_username.as_deref().unwrap_or(&arguments.id);
@@ -205,16 +205,9 @@ pub(super) fn certificate_name(
         .map_err(|error| CommandError::Usage(format!("--{} {name:?}: {error}", kind.key())))
 }
 
-fn certificate(arguments: &DeviceAddArguments) -> Result<Option<CertificateName>, CommandError> {
+fn certificate(arguments: &DeviceCertificateArguments) -> Result<Option<CertificateName>, CommandError> {
     let issuer = arguments.certificate_issuer.as_deref().map(issuer).transpose()?;
-    let given = [
-        (NameKind::Uri, &arguments.certificate_uri),
-        (NameKind::Dns, &arguments.certificate_dns),
-        (NameKind::CommonName, &arguments.certificate_cn),
-    ];
-    let Some((kind, name)) = given.into_iter().find_map(|(kind, name)| Some((kind, name.as_deref()?))) else {
-        return Ok(None);
-    };
+    let Some((kind, name)) = arguments.name() else { return Ok(None) };
     certificate_name(kind, name, issuer).map(Some)
 }
 
@@ -398,10 +391,8 @@ fn lacking(context: &Context, loaded: &Loaded, device: &Device) -> Option<String
             "client-ca-file = {file:?}, the CA of the devices' certificates, without which none can be verified"
         ));
     }
-    let names: Vec<String> = lacks
-        .iter()
-        .filter_map(|lack| Some(format!("coap.{}", lack.split_once(" = ")?.0)))
-        .collect();
+    let names: Vec<String> =
+        lacks.iter().filter_map(|lack| Some(format!("coap.{}", lack.split_once(" = ")?.0))).collect();
     let is = if names.len() == 1 { "is" } else { "are" };
     let what = match has_key {
         true => String::new(),

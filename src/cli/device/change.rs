@@ -357,7 +357,9 @@ fn key_add(context: &Context, arguments: DeviceKeyAddArguments) -> Result<(), Co
         if context.out.json {
             return Ok(context.out.object(&key_added(&id, known, Added::Nothing))?);
         }
-        return Ok(context.out.line(format_args!("{id} has the key {hash} already, {end}; nothing was changed"))?);
+        return Ok(context
+            .out
+            .line(format_args!("{id} has the key {hash} already, {end}; nothing was changed"))?);
     }
     let mut before = None;
     let (_, told) = apply(context, &loaded, &id, |entry| {
@@ -389,7 +391,9 @@ fn key_add(context: &Context, arguments: DeviceKeyAddArguments) -> Result<(), Co
     }
     let Some(before) = before else {
         let effect = effect(&told, "its tokens are taken now");
-        return Ok(context.out.line(format_args!("added a key for {algorithm} to {id}: {hash}; {effect}"))?);
+        return Ok(context
+            .out
+            .line(format_args!("added a key for {algorithm} to {id}: {hash}; {effect}"))?);
     };
     let (before, effect) = (ends(before), effect(&told, "in force now"));
     Ok(context.out.line(format_args!(

@@ -235,7 +235,12 @@ fn column(line: usize, name: &str) -> Result<String, (usize, String)> {
 }
 
 fn object(line: usize, value: Value) -> Result<Row, (usize, String)> {
-    let Value::Object(mut object) = value else { return Err((line, "is not an object, such as {\"id\": \"door-7\", \"psk\": \"generate\"}".to_owned())) };
+    let Value::Object(mut object) = value else {
+        return Err((
+            line,
+            "is not an object, such as {\"id\": \"door-7\", \"psk\": \"generate\"}".to_owned(),
+        ));
+    };
     let tags = of_added(&mut object).map_err(|what| (line, what))?;
     let mut fields = BTreeMap::new();
     for (name, value) in object {
@@ -305,7 +310,11 @@ fn table(text: &str) -> Result<Vec<Row>, (usize, String)> {
             continue;
         }
         if record.len() != columns.len() {
-            let message = format!("has {} fields, and the header {}; put a field that has a comma in it in quotes", record.len(), columns.len());
+            let message = format!(
+                "has {} fields, and the header {}; put a field that has a comma in it in quotes",
+                record.len(),
+                columns.len()
+            );
             return Err((line, message));
         }
         let filled = columns.iter().cloned().zip(record).filter(|(_, text)| !text.is_empty());
@@ -327,7 +336,11 @@ fn records(text: &str) -> Result<Vec<(usize, Vec<Zeroizing<String>>)>, (usize, S
                 None => quoted = false,
             },
             '"' if field.is_empty() => quoted = true,
-            '"' => return Err((line, "has a quote within a field; put the whole field in quotes, and write each quote in it twice".to_owned())),
+            '"' => return Err((
+                line,
+                "has a quote within a field; put the whole field in quotes, and write each quote in it twice"
+                    .to_owned(),
+            )),
             ',' if !quoted => record.push(std::mem::take(&mut field)),
             '\r' if !quoted && characters.peek() == Some(&'\n') => {}
             '\n' if !quoted => {
@@ -343,7 +356,11 @@ fn records(text: &str) -> Result<Vec<(usize, Vec<Zeroizing<String>>)>, (usize, S
         }
     }
     if quoted {
-        return Err((begun, "has a quote that is not closed; end the field with a quote, and write each quote in it twice".to_owned()));
+        return Err((
+            begun,
+            "has a quote that is not closed; end the field with a quote, and write each quote in it twice"
+                .to_owned(),
+        ));
     }
     if !field.is_empty() || !record.is_empty() {
         record.push(field);
@@ -365,7 +382,9 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
     let get = |name: &str| row.fields.get(name).map(|text| text.as_str()).filter(|text| !text.is_empty());
     let id = get("id").ok_or("has no id; write one into the column id")?;
     let name = Name::parse(id).map_err(|error| format!("{id:?} is not a device id: {error}"))?;
-    let role = get("role").or(role).ok_or_else(|| format!("{id} has no role; write one into the column role, or name one for all with --role"))?;
+    let role = get("role").or(role).ok_or_else(|| {
+        format!("{id} has no role; write one into the column role, or name one for all with --role")
+    })?;
     let role = Name::parse(role).map_err(|error| format!("{role:?} is not a role: {error}"))?;
     let label = get("label").map(str::to_owned);
     if label
@@ -380,10 +399,9 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
     }
     let mut tags = Tags::default();
     for tag in get("tags").into_iter().flat_map(|tags| tags.split(';')) {
-        let (tag, value) =
-            tag.split_once('=').ok_or_else(|| {
-                format!("{id}: tags: {:?} has no =; write tags like site=north;hall=2", shortened(tag))
-            })?;
+        let (tag, value) = tag.split_once('=').ok_or_else(|| {
+            format!("{id}: tags: {:?} has no =; write tags like site=north;hall=2", shortened(tag))
+        })?;
         tags.set(tag, value)
             .map_err(|error| format!("{id}: tags: {:?}: {error}", shortened(&format!("{tag}={value}"))))?;
     }
@@ -485,7 +503,8 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
             ));
         }
         let named = CertificateName::new(kind, text, issuer.clone());
-        certificate = Some(named.map_err(|error| format!("{id}: {} {:?}: {error}", kind.key(), shortened(text)))?);
+        certificate =
+            Some(named.map_err(|error| format!("{id}: {} {:?}: {error}", kind.key(), shortened(text)))?);
     }
     if issuer.is_some() && certificate.is_none() {
         return Err(format!(
@@ -503,10 +522,8 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
             })?,
         ),
     };
-    let until =
-        get("jwt-until").map(|text| {
-            date(text).map_err(|error| format!("{id}: jwt-until {:?}: {error}", shortened(text)))
-        });
+    let until = get("jwt-until")
+        .map(|text| date(text).map_err(|error| format!("{id}: jwt-until {:?}: {error}", shortened(text))));
     let until = until.transpose()?;
     check_until(until, today())
         .map_err(|why| format!("{id}: jwt-until: {why}; write a later one, or leave the key out"))?;

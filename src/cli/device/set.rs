@@ -35,18 +35,12 @@ impl Proofs {
                 Some(Some(name.to_owned()))
             }
         };
-        let issuer = match arguments.certificate_issuer.as_deref() {
+        let issuer = match arguments.known_by.certificate_issuer.as_deref() {
             None => None,
             Some("") => Some(None),
             Some(text) => Some(Some(add::issuer(text)?)),
         };
-        let given = [
-            (NameKind::Uri, &arguments.certificate_uri),
-            (NameKind::Dns, &arguments.certificate_dns),
-            (NameKind::CommonName, &arguments.certificate_cn),
-        ];
-        let given = given.into_iter().find_map(|(kind, name)| Some((kind, name.as_deref()?)));
-        let certificate = match given {
+        let certificate = match arguments.known_by.name() {
             None => None,
             Some((_, "")) => Some(None),
             Some((kind, name)) => {
@@ -60,7 +54,7 @@ impl Proofs {
                 "--certificate-issuer needs a certificate, and an empty name takes it away".to_owned(),
             ));
         }
-        let public_key = match arguments.public_key.as_deref() {
+        let public_key = match arguments.known_by.public_key.as_deref() {
             None => None,
             Some("") => Some(None),
             Some(argument) => Some(Some(add::public_key(argument)?)),
