@@ -281,7 +281,8 @@ pub enum DeviceCommand {
 
 /// `tombolo device add`
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("proof").required(true).multiple(true).args(CERTIFICATES).arg("public_key")))]
+#[command(group(ArgGroup::new("proof").required(true).multiple(true).arg("psk").args(CERTIFICATES)
+    .args(["public_key", "password", "jwt_key", "parent"])))]
 #[command(group(ArgGroup::new("certificate").multiple(false)))]
 #[command(mut_arg("certificate_issuer", |issuer| issuer.requires("certificate")))]
 pub struct DeviceAddArguments {
@@ -293,7 +294,7 @@ pub struct DeviceAddArguments {
     /// Its pre-shared key: text:…, hex:…, or - for standard input (arguments are visible to other
     /// users); without a value a key of 22 characters is generated, with hex alone one of 16 bytes,
     /// for devices that take no longer one
-    #[arg(long, value_name = "KEY", num_args = 0..=1, default_missing_value = "", group = "proof")]
+    #[arg(long, value_name = "KEY", num_args = 0..=1, default_missing_value = "")]
     pub psk: Option<String>,
     /// The identity of its pre-shared key: text, or hex:… for other bytes [default: its id]
     #[arg(long, value_name = "TEXT", requires = "psk")]
@@ -302,19 +303,19 @@ pub struct DeviceAddArguments {
     #[command(flatten)]
     pub known_by: DeviceCertificateArguments,
     /// Its password for MQTT: text:…, or - for standard input; without a value one is generated
-    #[arg(long, value_name = "PASSWORD", num_args = 0..=1, default_missing_value = "", group = "proof")]
+    #[arg(long, value_name = "PASSWORD", num_args = 0..=1, default_missing_value = "")]
     pub password: Option<String>,
     /// Its MQTT user name [default: its id]
     #[arg(long, value_name = "TEXT", requires = "password")]
     pub mqtt_username: Option<String>,
     /// A file with a public key whose tokens (JWT) it may show as its MQTT password
-    #[arg(long, value_name = "FILE", group = "proof")]
+    #[arg(long, value_name = "FILE")]
     pub jwt_key: Option<PathBuf>,
     /// Informational text
     #[arg(long, value_name = "TEXT")]
     pub label: Option<String>,
     /// The device that it is behind, which may forward its readings: it needs no key then
-    #[arg(long, value_name = "ID", group = "proof")]
+    #[arg(long, value_name = "ID")]
     pub parent: Option<String>,
     /// A tag, for {tag.NAME} in topics. May be repeated
     #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = device::tag)]

@@ -80,7 +80,7 @@ fn what_is_no_certificate_or_key_is_said_with_what_is() {
     let all = "coap.key-file, coap.certificate-file, coap.client-ca-file are missing: no device can connect";
     assert!(added.err.contains(all), "{}", added.err);
     for part in
-        ["set key-file = ", "gateway.key` makes one", "certificate-file = ", "client-ca-file = ", "reload`"]
+        ["set: key-file = ", "gateway.key` makes one", "certificate-file = ", "client-ca-file = ", "reload`"]
     {
         assert!(added.err.contains(part), "{part}: {}", added.err);
     }

@@ -400,10 +400,10 @@ fn lacking(context: &Context, loaded: &Loaded, device: &Device) -> Option<String
     };
     (!lacks.is_empty()).then(|| {
         format!(
-            "{} {is} missing{what}; below [coap] in {} set {}; then `{}`",
+            "{} {is} missing{what}; below [coap] in {} set: {}; then `{}`",
             names.join(", "),
             context.config.display(),
-            lacks.join(", "),
+            lacks.join("; "),
             context.hint("reload")
         )
     })

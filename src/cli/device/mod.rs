@@ -105,7 +105,7 @@ fn tell_withdrawn(context: &Context, id: &str) -> Result<Told, CommandError> {
     })
 }
 
-/// Has the running daemon reload; why it does not, and what there is to do. What it takes up besides
+/// Has the running daemon reload; why it does not, and what there is to do. What it takes up beside
 /// the registry is said: somebody may be at work on those files.
 fn take_up(context: &Context) -> Result<Told, String> {
     let ask = || context.daemon().and_then(|mut daemon| daemon.ask(&Request::Reload {}, SLOW_ANSWER));
