@@ -40,11 +40,26 @@ pub struct Difference {
 pub fn differences(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKey>>) -> Vec<Difference> {
     let (was, is) = (&running.settings, &files.settings);
     let of_devices = Certificates { key: served, ..was.coap.certificates.clone() };
-    let devices = devices(&was.gate.devices, &is.gate.devices);
-    named(running, files, devices, of_devices != is.coap.certificates)
+    let changed = OfDevices {
+        devices: devices(&was.gate.devices, &is.gate.devices),
+        certificates: of_devices != is.coap.certificates,
+        served: was.downlink.served != is.downlink.served,
+    };
+    named(running, files, changed)
 }
 
-/// The keys that differ and are not of the registry: without its devices and their public keys.
+/// What differs of that which depends on the devices, too.
+struct OfDevices {
+    /// The devices themselves, and what the running gateway has instead.
+    devices: Vec<(Name, String)>,
+    /// What their certificates and keys are judged by.
+    certificates: bool,
+    /// What is observed and polled.
+    served: bool,
+}
+
+/// The keys that differ and are not of the registry: without its devices, their public keys, and
+/// what is asked of devices that are new or have another role.
 pub fn beside_registry(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKey>>) -> Vec<String> {
     let of_files = |loaded: &Loaded| -> Vec<SharedDevice> {
         let devices = loaded.settings.gate.devices.iter();
@@ -53,22 +68,30 @@ pub fn beside_registry(running: &Loaded, files: &Loaded, served: Option<Arc<Serv
         };
         devices.filter(|device| is_of_files(&device.id)).cloned().collect()
     };
-    let devices = devices(&of_files(running), &of_files(files));
+    let roles = |loaded: &Loaded| -> BTreeMap<Name, Name> {
+        let devices = loaded.settings.gate.devices.iter();
+        devices.map(|device| (device.id.clone(), device.role.clone())).collect()
+    };
+    let (before, now) = (roles(running), roles(files));
+    let served_to_same = |loaded: &Loaded| {
+        let mut served = loaded.settings.downlink.served.clone();
+        served.devices.retain(|id, _| before.contains_key(id) && before.get(id) == now.get(id));
+        served
+    };
     // The trust material of both has the public keys of all devices.
     let no_keys = || std::iter::empty::<[u8; 32]>();
     let of_devices = Certificates { key: served, ..running.certificates.certificates(no_keys()) };
-    let certificates = of_devices != files.certificates.certificates(no_keys());
-    named(running, files, devices, certificates).into_iter().map(|found| found.key).collect()
+    let changed = OfDevices {
+        devices: devices(&of_files(running), &of_files(files)),
+        certificates: of_devices != files.certificates.certificates(no_keys()),
+        served: served_to_same(running) != served_to_same(files),
+    };
+    named(running, files, changed).into_iter().map(|found| found.key).collect()
 }
 
-/// Names what differs, in the order of the file: with these devices. `certificates`: those of
-/// devices differ.
-fn named(
-    running: &Loaded,
-    files: &Loaded,
-    devices: Vec<(Name, String)>,
-    certificates: bool,
-) -> Vec<Difference> {
+/// Names what differs, in the order of the file.
+fn named(running: &Loaded, files: &Loaded, changed: OfDevices) -> Vec<Difference> {
+    let OfDevices { devices, certificates, served } = changed;
     let (was, is) = (&running.settings, &files.settings);
     let mut found = Vec::new();
     let mut other = |key: String, running: String, restart| found.push(Difference { key, running, restart });
@@ -151,7 +174,7 @@ fn named(
                 || format!("{:?}", was.gate.reading) != format!("{:?}", is.gate.reading),
         ),
         ("commands", answers(was) != answers(is)),
-        ("observe and poll", was.downlink.served != is.downlink.served),
+        ("observe and poll", served),
         ("mqtt", without_roles(was) != without_roles(is)),
         ("coap certificates", certificates || was.coap.certificate_files != is.coap.certificate_files),
         ("coap handshakes", was.coap.policy != is.coap.policy),

@@ -516,7 +516,7 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
         Some(text) => Some(
             parse_key_hash(text).ok_or_else(|| {
                 format!(
-                    "{id}: public-key {:?} is not sha256: and 64 hexadecimal digits, as `tombolo device show` prints it",
+                    "{id}: public-key {:?} is not sha256: and 64 hexadecimal digits, as `tombolo device show ID` prints it",
                     shortened(text)
                 )
             })?,
