@@ -123,11 +123,18 @@ pub fn text(explained: &Explained, asked: &str) -> String {
     ];
     let mut row = |name: &str, text: String| rows.push(vec![name.to_owned(), text]);
     if let Some(child) = &explained.on_behalf {
-        let text = format!(
-            "{} {}, by on-behalf rule {} of role {}",
-            child.device, child.path, child.rule, child.role
-        );
+        // One that is from another role is named with that.
+        let role = child.from.as_ref().unwrap_or(&child.role);
+        let mut text =
+            format!("{} {}, by on-behalf rule {} of role {role}", child.device, child.path, child.rule);
+        // An older gateway does not say it.
+        if !child.rule_path.is_empty() {
+            text.push_str(&format!(": path {}", child.rule_path));
+        }
         row("for", text);
+        if let Some(place) = &child.place {
+            row("", format!("at {place}"));
+        }
     }
     if let Some(role) = &explained.role {
         row("role", role.clone());

@@ -8,9 +8,9 @@ mod device;
 mod maintenance;
 
 pub use device::{
-    AclTestArguments, DeviceImportArguments, DeviceKeyAddArguments, DeviceKeyCommand,
-    DeviceKeyRemoveArguments, DeviceKeygenArguments, DeviceListArguments, DeviceRekeyArguments,
-    DeviceSetArguments, ImportCommand, ImportMosquittoArguments, KeyKind, date,
+    AclTestArguments, CERTIFICATES, DeviceCertificateArguments, DeviceImportArguments, DeviceKeyAddArguments,
+    DeviceKeyCommand, DeviceKeyRemoveArguments, DeviceKeygenArguments, DeviceListArguments,
+    DeviceRekeyArguments, DeviceSetArguments, ImportCommand, ImportMosquittoArguments, KeyKind, date,
 };
 
 pub use maintenance::{
@@ -281,8 +281,10 @@ pub enum DeviceCommand {
 
 /// `tombolo device add`
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("proof").required(true).multiple(true)))]
+#[command(group(ArgGroup::new("proof").required(true).multiple(true).arg("psk").args(CERTIFICATES)
+    .args(["public_key", "password", "jwt_key", "parent"])))]
 #[command(group(ArgGroup::new("certificate").multiple(false)))]
+#[command(mut_arg("certificate_issuer", |issuer| issuer.requires("certificate")))]
 pub struct DeviceAddArguments {
     /// Its id: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit
     pub id: String,
@@ -292,41 +294,28 @@ pub struct DeviceAddArguments {
     /// Its pre-shared key: text:…, hex:…, or - for standard input (arguments are visible to other
     /// users); without a value a key of 22 characters is generated, with hex alone one of 16 bytes,
     /// for devices that take no longer one
-    #[arg(long, value_name = "KEY", num_args = 0..=1, default_missing_value = "", group = "proof")]
+    #[arg(long, value_name = "KEY", num_args = 0..=1, default_missing_value = "")]
     pub psk: Option<String>,
     /// The identity of its pre-shared key: text, or hex:… for other bytes [default: its id]
     #[arg(long, value_name = "TEXT", requires = "psk")]
     pub psk_identity: Option<String>,
-    /// Its certificate has this URI as a subject alternative name
-    #[arg(long, value_name = "URI", groups = ["proof", "certificate"])]
-    pub certificate_uri: Option<String>,
-    /// Its certificate has this DNS name as a subject alternative name
-    #[arg(long, value_name = "NAME", groups = ["proof", "certificate"])]
-    pub certificate_dns: Option<String>,
-    /// Its certificate's subject has this common name
-    #[arg(long, value_name = "TEXT", groups = ["proof", "certificate"])]
-    pub certificate_cn: Option<String>,
-    /// Its certificate is issued by this CA, as `openssl x509 -noout -issuer` prints it [default:
-    /// any CA in coap.client-ca-file]
-    #[arg(long, value_name = "NAME", requires = "certificate")]
-    pub certificate_issuer: Option<String>,
-    /// Its public key: a file with it or with a certificate of it, or sha256: and the key's hash
-    #[arg(long, value_name = "KEY", group = "proof")]
-    pub public_key: Option<String>,
+    /// Its certificate or public key
+    #[command(flatten)]
+    pub known_by: DeviceCertificateArguments,
     /// Its password for MQTT: text:…, or - for standard input; without a value one is generated
-    #[arg(long, value_name = "PASSWORD", num_args = 0..=1, default_missing_value = "", group = "proof")]
+    #[arg(long, value_name = "PASSWORD", num_args = 0..=1, default_missing_value = "")]
     pub password: Option<String>,
     /// Its MQTT user name [default: its id]
     #[arg(long, value_name = "TEXT", requires = "password")]
     pub mqtt_username: Option<String>,
     /// A file with a public key whose tokens (JWT) it may show as its MQTT password
-    #[arg(long, value_name = "FILE", group = "proof")]
+    #[arg(long, value_name = "FILE")]
     pub jwt_key: Option<PathBuf>,
     /// Informational text
     #[arg(long, value_name = "TEXT")]
     pub label: Option<String>,
     /// The device that it is behind, which may forward its readings: it needs no key then
-    #[arg(long, value_name = "ID", group = "proof")]
+    #[arg(long, value_name = "ID")]
     pub parent: Option<String>,
     /// A tag, for {tag.NAME} in topics. May be repeated
     #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = device::tag)]

@@ -452,7 +452,7 @@ fn restricts(deny: &Access, other: &Access, user: &str) -> bool {
 /// Runs it.
 ///
 /// # Errors
-/// [`CommandError::Failed`]: a file cannot be read or written.
+/// [`CommandError::Failed`]: a file cannot be read or written, or nothing can be taken over.
 pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<(), CommandError> {
     let mut found = Found::default();
     if [&arguments.password_file, &arguments.acl_file, &arguments.conf].into_iter().all(Option::is_none) {
@@ -466,15 +466,21 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
             take(&mut found, &text_of(file, FILE_MAX)?);
         }
     }
+    let is_empty = found.users.is_empty();
     let users = found.access.iter().filter_map(|(user, _)| user.clone());
     let unknown: BTreeSet<String> = users.filter(|user| !found.users.contains_key(user)).collect();
     let (rules, devices) = (arguments.output.join(RULES), arguments.output.join(DEVICES));
     // No secret is in the rules, and the service has to read them in `conf.d`, whoever copies them.
     let text = found.rules();
-    write(&arguments.output, [(RULES, &text, 0o644), (DEVICES, &found.devices(), 0o600)])?;
+    if !is_empty {
+        write(&arguments.output, [(RULES, &text, 0o644), (DEVICES, &found.devices(), 0o600)])?;
+    }
     if context.out.json {
         for Unmapped { file, line, text, why } in &found.unmapped {
             context.out.object(&json!({ "file": file, "line": line, "text": text, "why": why }))?;
+        }
+        if is_empty {
+            return Err(nothing(&found));
         }
         return Ok(context.out.object(&json!({
             "users": found.users.len(), "unmapped": found.unmapped.len(), "users_without_password": unknown,
@@ -493,6 +499,9 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
             .out
             .line(format_args!("not taken over: the rules of {}, which has no device", Escaped(user)))?;
     }
+    if is_empty {
+        return Err(nothing(&found));
+    }
     let and_users = match unknown.len() {
         0 => String::new(),
         count => format!(" and the rules of {}", plural(count as u64, "user")),
@@ -504,17 +513,6 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
         plural(found.users.len() as u64, "user"),
         plural(found.unmapped.len() as u64, "line")
     ))?;
-    if found.users.is_empty() {
-        // Rules are of users: there are none.
-        let way_out = match found.has_passwords {
-            true => "no line of the password file can be taken over; add the users with `tombolo device add`",
-            false => {
-                "name the password file of mosquitto with --password-file, and delete the two files before"
-            }
-        };
-        note(format_args!("both files are empty, because no user was taken over: {way_out}"));
-        return Ok(());
-    }
     note(format_args!(
         "mosquitto had no quota; each role of {RULES} has {QUOTA}: change it there where a device sends more"
     ));
@@ -524,6 +522,17 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
         context.hint(&format!("device import {}", devices.display()))
     ));
     Ok(())
+}
+
+/// That there are no users: rules are of users, so there would be none.
+fn nothing(found: &Found) -> CommandError {
+    let way_out = match found.has_passwords {
+        true => {
+            "no line of the password file can be taken over; add the users with `tombolo device add ID --role ROLE --password`"
+        }
+        false => "name the password file of mosquitto with --password-file",
+    };
+    CommandError::Failed(format!("no user was taken over, and no file was written: {way_out}"))
 }
 
 /// Writes the files, each whole; none if one of them cannot be written, and none over one that is

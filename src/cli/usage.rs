@@ -45,7 +45,7 @@ pub fn run(context: &Context, arguments: UsageArguments) -> Result<(), CommandEr
     }
     let first = if arguments.device.is_some() { "day (UTC)" } else { "device" };
     let mut head: Vec<String> =
-        [first, "messages", "bytes", "filtered", "refused"].map(str::to_owned).to_vec();
+        [first, "messages", "bytes", "filtered", "local", "refused"].map(str::to_owned).to_vec();
     head.extend(arguments.device.is_none().then(|| "days".to_owned()));
     rows.insert(0, head);
     context.out.table(&rows)?;
@@ -75,6 +75,7 @@ fn row(name: &str, counts: &UsageCounts, days: Option<u64>) -> Vec<String> {
         counts.messages.to_string(),
         bytes(counts.bytes),
         counts.filtered.to_string(),
+        counts.local.to_string(),
         refused,
     ];
     row.extend(days.map(|days| days.to_string()));
@@ -93,6 +94,7 @@ mod tests {
             bytes: 2_048,
             filtered: 1,
             unstored: 2,
+            local: 5,
             refused: 4,
             refused_reasons: [("over_quota".to_owned(), 4)].into(),
         };
@@ -104,7 +106,7 @@ mod tests {
         let device = DeviceUsage { device: "door-7".into(), active_days: 2, counts, days: days_of };
         let shown: Vec<String> = days(&device).iter().map(|row| row.join("|")).collect();
         let expected =
-            ["clock not trusted|1|0 B|0|0", "2026-11-27, until now|7|2 KiB|1|4 over quota, 2 not stored"];
+            ["clock not trusted|1|0 B|0|0|0", "2026-11-27, until now|7|2 KiB|1|5|4 over quota, 2 not stored"];
         assert_eq!(shown, expected);
         assert_eq!(row("door-7", &device.counts, Some(2)).last().map(String::as_str), Some("2"));
     }

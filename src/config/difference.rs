@@ -3,6 +3,9 @@
 //! A reload may be long ago, refused or forgotten; until it happens the running gateway goes by
 //! what it has. [`super::reload::compare`] decides what a reload may take up; here it is only
 //! named. No value of a secret is shown: its file's path is.
+//!
+//! Commands that change the registry cause a reload too, which takes up whatever else has changed:
+//! [`beside_registry`] names it.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -11,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::scalar::format_size;
-use super::{Loaded, Settings, dotted, reload};
+use super::{DeviceSource, Loaded, Settings, dotted, reload};
 use crate::credential::revocation::Side;
 use crate::downlink::settings::Settings as Downlink;
 use crate::gate::SharedDevice;
@@ -37,6 +40,59 @@ pub struct Difference {
 pub fn differences(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKey>>) -> Vec<Difference> {
     let (was, is) = (&running.settings, &files.settings);
     let of_devices = Certificates { key: served, ..was.coap.certificates.clone() };
+    let changed = OfDevices {
+        devices: devices(&was.gate.devices, &is.gate.devices),
+        certificates: of_devices != is.coap.certificates,
+        served: was.downlink.served != is.downlink.served,
+    };
+    named(running, files, changed)
+}
+
+/// What differs of that which depends on the devices, too.
+struct OfDevices {
+    /// The devices themselves, and what the running gateway has instead.
+    devices: Vec<(Name, String)>,
+    /// What their certificates and keys are judged by.
+    certificates: bool,
+    /// What is observed and polled.
+    served: bool,
+}
+
+/// The keys that differ and are not of the registry: without its devices, their public keys, and
+/// what is asked of devices that are new or have another role.
+pub fn beside_registry(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKey>>) -> Vec<String> {
+    let of_files = |loaded: &Loaded| -> Vec<SharedDevice> {
+        let devices = loaded.settings.gate.devices.iter();
+        let is_of_files = |id: &Name| {
+            loaded.known(id.as_str()).is_some_and(|known| known.source == DeviceSource::Configuration)
+        };
+        devices.filter(|device| is_of_files(&device.id)).cloned().collect()
+    };
+    let roles = |loaded: &Loaded| -> BTreeMap<Name, Name> {
+        let devices = loaded.settings.gate.devices.iter();
+        devices.map(|device| (device.id.clone(), device.role.clone())).collect()
+    };
+    let (before, now) = (roles(running), roles(files));
+    let served_to_same = |loaded: &Loaded| {
+        let mut served = loaded.settings.downlink.served.clone();
+        served.devices.retain(|id, _| before.contains_key(id) && before.get(id) == now.get(id));
+        served
+    };
+    // The trust material of both has the public keys of all devices.
+    let no_keys = || std::iter::empty::<[u8; 32]>();
+    let of_devices = Certificates { key: served, ..running.certificates.certificates(no_keys()) };
+    let changed = OfDevices {
+        devices: devices(&of_files(running), &of_files(files)),
+        certificates: of_devices != files.certificates.certificates(no_keys()),
+        served: served_to_same(running) != served_to_same(files),
+    };
+    named(running, files, changed).into_iter().map(|found| found.key).collect()
+}
+
+/// Names what differs, in the order of the file.
+fn named(running: &Loaded, files: &Loaded, changed: OfDevices) -> Vec<Difference> {
+    let OfDevices { devices, certificates, served } = changed;
+    let (was, is) = (&running.settings, &files.settings);
     let mut found = Vec::new();
     let mut other = |key: String, running: String, restart| found.push(Difference { key, running, restart });
     if was.gateway.id != is.gateway.id {
@@ -76,7 +132,6 @@ pub fn differences(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKe
         let label = was.gateway.label.clone();
         other("gateway.label".to_owned(), label.unwrap_or_else(|| "none".to_owned()), false);
     }
-    let devices = devices(&was.gate.devices, &is.gate.devices);
     let more = devices.len().saturating_sub(NAMED_MAX);
     for (id, running) in devices.into_iter().take(NAMED_MAX) {
         other(dotted(["device", id.as_str()]), running, false);
@@ -119,12 +174,9 @@ pub fn differences(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKe
                 || format!("{:?}", was.gate.reading) != format!("{:?}", is.gate.reading),
         ),
         ("commands", answers(was) != answers(is)),
-        ("observe and poll", was.downlink.served != is.downlink.served),
+        ("observe and poll", served),
         ("mqtt", without_roles(was) != without_roles(is)),
-        (
-            "coap certificates",
-            of_devices != is.coap.certificates || was.coap.certificate_files != is.coap.certificate_files,
-        ),
+        ("coap certificates", certificates || was.coap.certificate_files != is.coap.certificate_files),
         ("coap handshakes", was.coap.policy != is.coap.policy),
         ("serial", was.serial != is.serial),
         ("journal", was.journal != is.journal),

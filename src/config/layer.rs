@@ -186,11 +186,55 @@ pub(super) fn check_file(layer: &LayerText, findings: &mut Findings) -> Option<L
     }
     let base = layer.path.parent().unwrap_or(Path::new("")).to_owned();
     let mut check = Check::new(layer.origin, file, base, findings);
-    let root = table_of(table.get_ref(), &lines);
+    let mut root = table_of(table.get_ref(), &lines);
+    if layer.origin != Origin::State && is_template(&root) {
+        let line = root.first().and_then(|(_, line, _)| *line);
+        let place = Place { file: layer.path.display().to_string().into(), line };
+        let finding = Finding::fail("configuration", "this file is a Modbus template, not configuration");
+        check.findings.fatal(finding.at(Some(&place)).key("register").advice(template_place(layer)));
+        root = Vec::new();
+    }
     // It is twice as large as what was taken out of it.
     drop(table);
     check.layer.values = check.table(schema::ROOT, root, &mut Vec::new());
     Some(check.layer)
+}
+
+/// Whether a file has registers, and nothing that a Modbus template does not have.
+fn is_template(root: &[Entry]) -> bool {
+    const KEYS: [&str; 10] = [
+        "label",
+        "source",
+        "max-registers",
+        "max-gap",
+        "pause",
+        "timeout",
+        "numbering",
+        "byte-count",
+        "default",
+        "register",
+    ];
+    let has = |wanted: &str| root.iter().any(|(name, ..)| name == wanted);
+    has("register") && root.iter().all(|(name, ..)| KEYS.contains(&name.as_str()))
+}
+
+/// Where a Modbus template belongs, and how a unit gets it.
+fn template_place(layer: &LayerText) -> String {
+    let folder = layer.path.parent();
+    // Drop-ins have a folder of their own.
+    let beside_main = match layer.origin {
+        Origin::DropIn => folder.and_then(Path::parent),
+        _ => folder,
+    };
+    let stem = layer.path.file_stem().unwrap_or_default().to_string_lossy();
+    // Only drop-ins have a number, for their order.
+    let number = stem.trim_start_matches(|character: char| character.is_ascii_digit());
+    let name = number.strip_prefix('-').filter(|name| !name.is_empty()).unwrap_or(&stem);
+    let target = beside_main.unwrap_or(Path::new("")).join("modbus").join(format!("{name}.toml"));
+    format!(
+        "move it to {}, and name it in a unit: template = {name:?} below [serial.PORT.unit.ADDRESS]",
+        target.display()
+    )
 }
 
 /// Checks the variables that begin with `TOMBOLO_`: `__` separates levels, and an empty value

@@ -55,7 +55,9 @@ impl Index {
 fn is_of_rule(key: &str) -> bool {
     let others = [".downlink.", ".local-publish.", ".local-subscribe."];
     let is_place = key.ends_with(".path") || key.ends_with(".topic");
-    key.contains(".uplink.") || is_place && others.iter().any(|kind| key.contains(kind))
+    // Of an on-behalf rule no key is needed.
+    let is_whole = [".uplink.", ".on-behalf."].iter().any(|kind| key.contains(kind));
+    is_whole || is_place && others.iter().any(|kind| key.contains(kind))
 }
 
 /// The merged layers.

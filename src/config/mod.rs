@@ -217,6 +217,9 @@ impl Loaded {
     fn rule_place(&self, explanation: &serde_json::Value) -> Option<&Place> {
         let rule = explanation["rule"].as_str()?;
         let table = explanation["rule_from"].as_str().or(explanation["role"].as_str())?;
+        if let Some(place) = self.place_of_on_behalf(explanation, table, rule) {
+            return Some(place);
+        }
         let kinds = ["local-publish", "local-subscribe", "downlink"];
         let other = kinds.iter().find_map(|kind| Some((*kind, rule.strip_prefix(kind)?.strip_prefix('.')?)));
         // Readings have the bare name of their rule, which may begin like a kind.
@@ -230,11 +233,20 @@ impl Loaded {
         let nearest = explanation.get(key)?;
         let rule = nearest["rule"].as_str()?;
         let table = nearest["from"].as_str().or(explanation["role"].as_str())?;
+        if let Some(place) = self.place_of_on_behalf(explanation, table, rule) {
+            return Some(place);
+        }
         let is_reading = matches!(explanation["method"].as_str(), Some("POST" | "PUT" | "DELETE"));
         let kinds = ["local-publish", "local-subscribe", "downlink"];
         let other = kinds.iter().find_map(|kind| Some((*kind, rule.strip_prefix(kind)?.strip_prefix('.')?)));
         let (kind, rule) = other.filter(|_| !is_reading).unwrap_or(("uplink", rule));
         self.place_of_rule(table, kind, rule)
+    }
+
+    /// The file and line of an on-behalf rule, where one is what a refusal is about.
+    fn place_of_on_behalf(&self, explanation: &serde_json::Value, role: &str, rule: &str) -> Option<&Place> {
+        let name = rule.strip_prefix("on-behalf.").filter(|_| explanation["reason"] == "on_behalf")?;
+        self.place_of_rule(role, "on-behalf", name)
     }
 
     fn place_of_rule(&self, role: &str, kind: &str, rule: &str) -> Option<&Place> {
@@ -254,6 +266,13 @@ impl Loaded {
         }
         if let Some(place) = self.rule_place(explanation) {
             explanation["rule_place"] = place.to_string().into();
+        }
+        if let Some(speaks) = explanation.get("on_behalf").filter(|speaks| speaks.is_object())
+            && let Some(rule) = speaks["rule"].as_str()
+            && let Some(role) = speaks["from"].as_str().or(speaks["role"].as_str())
+            && let Some(place) = self.place_of_rule(role, "on-behalf", rule).map(ToString::to_string)
+        {
+            explanation["on_behalf"]["place"] = place.into();
         }
         // Of a reading the gate says which of the rules that match lack a tag.
         let lacking = explanation["matched"]

@@ -121,7 +121,7 @@ pub fn format_psk_identity(identity: &[u8]) -> String {
     }
 }
 
-pub(super) fn parse_hex(digits: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+pub(crate) fn parse_hex(digits: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let (pairs, rest) = digits.as_chunks::<2>();
     if !rest.is_empty() {
         return None;

@@ -1086,7 +1086,9 @@ pub struct UsageCounts {
     pub filtered: u64,
     /// Of `messages`: those that the journal did not take.
     pub unstored: u64,
-    /// Readings that were refused.
+    /// Messages to local clients that passed; they are no readings.
+    pub local: u64,
+    /// Readings and messages to local clients that were refused.
     pub refused: u64,
     /// Of these, by reason; those that occurred.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -1701,6 +1703,12 @@ pub struct ExplainedOnBehalf {
     pub role: String,
     /// The rule of that role.
     pub rule: String,
+    /// The role that this rule is from, where the sender's role includes that one.
+    pub from: Option<String>,
+    /// The path of that rule, within the child.
+    pub rule_path: String,
+    /// The file and line of that rule.
+    pub place: Option<String>,
 }
 
 /// A rule that matches.

@@ -550,6 +550,7 @@ impl Desk {
             Arc::clone(&self.loaded),
             self.clock.clone(),
             Rc::clone(&self.link),
+            self.in_force.key.clone(),
         ));
     }
 
@@ -594,6 +595,7 @@ impl Desk {
                 report::findings(&ready.loaded.state.events);
                 report::findings(&ready.loaded.state.problems);
                 let (unusable, kept) = (ready.unusable.clone(), ready.kept.clone());
+                let changed = ready.beside_registry.clone();
                 // Those who asked wait for its outcome.
                 let by = self.waiting.first().map(Reply::asker).unwrap_or_default();
                 report::identities(&ready.identities, by);
@@ -612,7 +614,7 @@ impl Desk {
                 self.clients.settled().await;
                 let (disabled, problems) = (self.disabled(), self.state.problems());
                 Ok(json!({
-                    "reloaded": true, "disabled": disabled, "problems": problems, "upstream_files": unusable, "upstream_kept": kept,
+                    "reloaded": true, "changed": changed, "disabled": disabled, "problems": problems, "upstream_files": unusable, "upstream_kept": kept,
                     "upstream_unproven": self.link.unproven(),
                     "metrics": self.metrics_problems, "mqtt": self.clients.not_in_force(),
                 }))
@@ -831,7 +833,7 @@ impl Desk {
         problems.extend(of_usage);
         let of_firmware = self.shared.hub.borrow().firmware.problems(&problems, now);
         problems.extend(of_firmware);
-        problems.extend(self.rekeying.problem().map(str::to_owned));
+        problems.extend(self.rekeying.problem());
         problems
     }
 

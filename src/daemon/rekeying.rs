@@ -3,23 +3,28 @@
 //!
 //! The device's file in the registry is written, off the path's thread, and a reload takes it up:
 //! its sessions of the key before are closed then. If the file cannot be written, both keys stay
-//! in use, which is a problem in `status`, and it is tried again every minute. At the stop it is
-//! tried once more; after a kill, or if it fails then, the next use of the key is the first one.
+//! in use, which is a problem in `status`. The first of these files is tried again every few
+//! seconds, and all of them once it can be written, or every minute. A key that was replaced by
+//! other means is no problem any more. At the stop it is tried once more; after a kill, or if it
+//! fails then, the next use of the key is the first one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use crate::config::Loaded;
 use crate::config::registry::io::promote_psk;
-use crate::config::registry::{OverlapEnd, Promoted};
+use crate::config::registry::{OverlapEnd, Promoted, Registry};
 use crate::gate::{Gate, NextPsk, NextPskUsed};
 use crate::message::Name;
 use crate::proto::dtls::server::Clock;
 
-/// How often the ends are looked at, and a write that failed is tried again.
+/// How often the ends are looked at, and all writes that failed are tried again.
 const EVERY: Duration = Duration::from_secs(60);
+/// How often one of them is, to see whether it can be done again.
+const TRIED_EVERY: Duration = Duration::from_secs(5);
 
 /// Files that are written at the stop at most.
 const AT_STOP: usize = 100;
@@ -34,11 +39,15 @@ type Due = BTreeMap<Name, OverlapEnd>;
 pub struct Rekeying {
     /// What is to be written as soon as nothing else is.
     due: Due,
-    /// What failed, and waits for the next minute.
+    /// What failed, and waits.
     failed: Due,
     looked_at: Option<Instant>,
+    tried_at: Option<Instant>,
     writing: Option<(Due, Receiver<Written>)>,
-    failing: Option<String>,
+    /// Why the file of a device could not be written, until it is or need not be.
+    failing: BTreeMap<Name, String>,
+    /// The registry by which [`Rekeying::drop_settled`] judged what is in `failed` and `failing`.
+    judged: Option<Arc<Registry>>,
 }
 
 /// What became of the files: whether one was changed, the ids that failed, and why.
@@ -56,15 +65,23 @@ impl Rekeying {
         }
         if self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= EVERY) {
             self.looked_at = Some(now);
-            for (id, end) in std::mem::take(&mut self.failed) {
-                self.due.entry(id).or_insert(end);
-            }
+            self.try_failed();
             let over = gate.overlaps().filter(|(_, until)| *until <= clock.time);
             for (id, _) in over {
                 self.due.entry(id.clone()).or_insert(OverlapEnd::Over { now: clock.time });
             }
         }
+        self.drop_settled(loaded);
+        let is_time = self.tried_at.is_none_or(|at| now.saturating_duration_since(at) >= TRIED_EVERY);
+        if self.writing.is_none()
+            && self.due.is_empty()
+            && is_time
+            && let Some((id, end)) = self.failed.pop_first()
+        {
+            self.due.insert(id, end);
+        }
         if self.writing.is_none() && !self.due.is_empty() {
+            self.tried_at = Some(now);
             let due = std::mem::take(&mut self.due);
             let (sender, receiver) = channel();
             let (directory, to_write) = (loaded.settings.paths.devices(), due.clone());
@@ -75,6 +92,34 @@ impl Rekeying {
             self.writing = Some((due, receiver));
         }
         is_changed
+    }
+
+    /// Has all that failed tried again.
+    fn try_failed(&mut self) {
+        for (id, end) in std::mem::take(&mut self.failed) {
+            self.due.entry(id).or_insert(end);
+        }
+    }
+
+    /// Leaves out what failed and is no matter any more: the device is gone, or has other keys.
+    fn drop_settled(&mut self, loaded: &Loaded) {
+        if self.failing.is_empty()
+            || self.judged.as_ref().is_some_and(|judged| Arc::ptr_eq(judged, &loaded.registry))
+        {
+            return;
+        }
+        self.judged = Some(Arc::clone(&loaded.registry));
+        let is_open = |id: &Name, end: &OverlapEnd| {
+            let entry = loaded.registry.entry(id.as_str());
+            entry.is_some_and(|entry| entry.clone().promote_psk(end, None) != Promoted::Nothing)
+        };
+        self.failed.retain(|id, end| is_open(id, end));
+        let writing = self.writing.as_ref().map(|(due, _)| due);
+        let is_pending = |id: &Name| {
+            let of = [Some(&self.failed), Some(&self.due), writing];
+            of.into_iter().flatten().any(|due| due.get(id).is_some_and(|end| is_open(id, end)))
+        };
+        self.failing.retain(|id, _| is_pending(id));
     }
 
     /// At the stop, when nothing is received any more: of what a device has used, its file tells
@@ -98,15 +143,20 @@ impl Rekeying {
         let Some((_, writing)) = &self.writing else { return false };
         let Ok(written) = writing.recv_timeout(patience) else { return false };
         let (mut due, _) = self.writing.take().unzip();
-        let first = written.failed.first();
-        let failing = first.map(|(id, why)| format!("{}; it is tried again", still_taken(id, why)));
-        if let Some(text) = failing.as_ref().filter(|text| self.failing.as_ref() != Some(text)) {
-            log::error!("{text}");
+        let was_tried = due.iter().flatten().map(|(id, _)| id);
+        let is_failed = |id: &Name| written.failed.iter().any(|(failed, _)| failed == id);
+        let done: Vec<Name> = was_tried.filter(|id| !is_failed(id)).cloned().collect();
+        // What could be done for one may be possible for all.
+        if done.iter().any(|id| self.failing.remove(id).is_some()) {
+            self.try_failed();
         }
-        // One that failed before waits for the next minute.
-        let before = self.failing.take().filter(|_| !self.failed.is_empty());
-        self.failing = failing.or(before);
-        for (id, _) in written.failed {
+        let first = written.failed.first();
+        if let Some((id, why)) = first.filter(|(id, why)| self.failing.get(id) != Some(why)) {
+            log::error!("{}; it is tried again", still_taken(id, why));
+        }
+        for (id, why) in written.failed {
+            self.judged = None;
+            self.failing.insert(id.clone(), why);
             if let Some(end) = due.as_mut().and_then(|due| due.remove(&id)) {
                 self.failed.insert(id, end);
             }
@@ -147,8 +197,9 @@ impl Rekeying {
     }
 
     /// Why a key stays in use.
-    pub fn problem(&self) -> Option<&str> {
-        self.failing.as_deref()
+    pub fn problem(&self) -> Option<String> {
+        let (id, why) = self.failing.first_key_value()?;
+        Some(format!("{}; it is tried again", still_taken(id, why)))
     }
 }
 

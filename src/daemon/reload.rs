@@ -16,6 +16,7 @@ use super::link::{Link, Proof, UsedFiles};
 
 use crate::clock::WallClock;
 use crate::config::audit::{IdentityChange, identity_changes};
+use crate::config::difference::beside_registry;
 use crate::config::io::Options;
 use crate::config::reload::{Changes, compare};
 use crate::config::{Finding, Level, Loaded, Settings};
@@ -27,6 +28,7 @@ use crate::northbound::io::kept;
 use crate::northbound::io::transport::unread;
 use crate::northbound::revocation::parse;
 use crate::proto::dtls::Keyring;
+use crate::proto::dtls::server::ServerKey;
 
 /// A configuration ready to be taken over, its rules compiled.
 pub struct Ready {
@@ -34,6 +36,8 @@ pub struct Ready {
     pub loaded: Loaded,
     /// What is different.
     pub changes: Changes,
+    /// The keys that differ, but for the devices of the registry.
+    pub beside_registry: Vec<String>,
     /// The gate's share, compiled.
     pub prepared: Prepared,
     /// All keys.
@@ -75,19 +79,21 @@ impl From<Vec<Finding>> for Refused {
     }
 }
 
-/// Begins to read and judge, and to try changed files of the upstream at the broker.
+/// Begins to read and judge, and to try changed files of the upstream at the broker. `served`: the
+/// key that handshakes of devices have.
 pub fn begin(
     options: Options,
     running: Arc<Loaded>,
     clock: Arc<dyn WallClock>,
     link: Rc<Link>,
+    served: Option<Arc<ServerKey>>,
 ) -> JoinHandle<Outcome> {
     spawn_local(async move {
         let before = running.settings.upstream.clone();
         let is_same_account = |now: &northbound::Settings| {
             before.as_ref().is_some_and(|before| before.is_same_but_for_files(now))
         };
-        let mut ready = read(options, running, clock, link.used_files(), READ_WITHIN).await?;
+        let mut ready = read(options, running, clock, (link.used_files(), served), READ_WITHIN).await?;
         // Another upstream is connected to anew, which shows it.
         if let (Some(given), Some(now)) = (ready.given, ready.loaded.settings.upstream.clone())
             && is_same_account(&now)
@@ -105,7 +111,7 @@ async fn read(
     options: Options,
     running: Arc<Loaded>,
     clock: Arc<dyn WallClock>,
-    used: UsedFiles,
+    (used, served): (UsedFiles, Option<Arc<ServerKey>>),
     within: Duration,
 ) -> Outcome {
     let broken = |text: String| Err(Refused::from(vec![Finding::fail("reload", text)]));
@@ -116,10 +122,10 @@ async fn read(
             let folder = running.settings.paths.devices();
             let registry = crate::config::registry::io::load(&folder, Some(&running.registry));
             let left = running.without_withdrawn(registry);
-            let withdrawn = left.and_then(|left| judge(left, &running, clock.clone(), &used).ok());
+            let withdrawn = left.and_then(|left| judge(left, &running, clock.clone(), (&used, &served)).ok());
             Refused { findings, withdrawn }
         };
-        loaded.and_then(|loaded| judge(loaded, &running, clock.clone(), &used)).map_err(refused)
+        loaded.and_then(|loaded| judge(loaded, &running, clock.clone(), (&used, &served))).map_err(refused)
     });
     match timeout(within, reading).await {
         Ok(Ok(outcome)) => outcome,
@@ -133,13 +139,14 @@ fn judge(
     mut loaded: Loaded,
     running: &Loaded,
     clock: Arc<dyn WallClock>,
-    used: &UsedFiles,
+    (used, served): (&UsedFiles, &Option<Arc<ServerKey>>),
 ) -> Result<Box<Ready>, Vec<Finding>> {
     let device_lists = device_lists(&loaded.settings);
     if let Some(lists) = device_lists.as_deref().and_then(|bytes| parse(bytes).ok()) {
         keep_lists(&mut loaded, &lists);
     }
     let changes = compare(running, &loaded)?;
+    let beside_registry = beside_registry(running, &loaded, served.clone());
     let identities = identity_changes(&running.known, &loaded.known);
     let prepared = Prepared::from(loaded.settings.gate.clone());
     let keyring = super::engine::keyring(&loaded.settings.gate);
@@ -154,6 +161,7 @@ fn judge(
     Ok(Box::new(Ready {
         loaded,
         changes,
+        beside_registry,
         prepared,
         keyring,
         upstream_files,

@@ -258,6 +258,7 @@ fn add(sum: &mut UsageCounts, counts: &Counts) {
     sum.bytes = sum.bytes.saturating_add(counts.bytes);
     sum.filtered += counts.filtered;
     sum.unstored += u64::from(counts.unstored);
+    sum.local += u64::from(counts.local);
     sum.refused += counts.refused_total();
     for (reason, count) in counts.refused() {
         *sum.refused_reasons.entry(reason.as_str().to_owned()).or_default() += u64::from(count);

@@ -13,8 +13,9 @@ use super::mapping::{NO_FORMAT, Places};
 use super::matcher::Segments;
 use super::on_behalf::Forwarded;
 use super::policy::{Asked, Limits, Role, Rule};
+use super::settings::OnBehalfRule;
 use super::settings::{QoS, QueryUse, ReadingFilter};
-use super::stage::{Reason, Refusal};
+use super::stage::{OnBehalfFault, Reason, Refusal};
 use super::tag::Tags;
 use crate::message::{ContentFormat, Envelope, Method, Name, Path, Query, QueryBuffer};
 
@@ -82,6 +83,11 @@ pub struct OnBehalf {
     pub role: String,
     /// The on-behalf rule of that role which lets it speak.
     pub rule: String,
+    /// The role that this rule is from, where the sender's role includes that one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The rule's path pattern, within the child.
+    pub rule_path: String,
 }
 
 /// A rule whose pattern matches.
@@ -248,7 +254,9 @@ impl Gate {
     ) -> Explanation {
         let mut explanation = self.explain_reading(now, device, method, path, supposed);
         let deciding = explanation.matched.iter().find(|rule| Some(&rule.rule) == explanation.rule.as_ref());
-        explanation.rule_from = deciding.and_then(|rule| rule.from.clone());
+        if let Some(deciding) = deciding {
+            explanation.rule_from = deciding.from.clone();
+        }
         if let Some(OnBehalf { device: child, role, rule, .. }) = &explanation.on_behalf {
             explanation.why = format!(
                 "on-behalf rule {rule} of role {role} lets {device} speak for {child}; {}",
@@ -256,6 +264,26 @@ impl Gate {
             );
         }
         explanation
+    }
+
+    /// The on-behalf rule of a role that comes nearest to letting its device speak for a child.
+    fn nearest_on_behalf(&self, role: &Role, path: Path<'_>) -> Option<NearestRule> {
+        let (child, within) = path.of_child()?;
+        let (within, (_, of_child)) = (within?, self.entry_and_role(self.devices.by_id(child)?)?);
+        let allowing = || role.on_behalf.iter().filter(|rule| !rule.deny);
+        let name = |rule: &OnBehalfRule| format!("{ON_BEHALF}.{}", rule.name);
+        let from = |rule: &OnBehalfRule| rule.from.as_ref().map(Name::to_string);
+        if let Some(rule) = allowing().find(|rule| rule.path.matches(within)) {
+            let roles: Vec<&str> = rule.roles.iter().map(Name::as_str).collect();
+            return Some(NearestRule {
+                rule: name(rule),
+                from: from(rule),
+                path: rule.path.to_string(),
+                why: format!("it is for children of {}, and {child} is {}", roles.join(", "), of_child.name),
+            });
+        }
+        let candidates = allowing().map(|rule| (name(rule), from(rule), rule.path.to_string()));
+        nearest(candidates, within.as_str())
     }
 
     fn explain_reading(
@@ -305,11 +333,26 @@ impl Gate {
                         path: path.as_str().to_owned(),
                         role: role.name.to_string(),
                         rule: rule.name.to_string(),
+                        from: rule.from.as_ref().map(Name::to_string),
+                        rule_path: rule.path.to_string(),
                     });
                     (index, within) = (Some(child), path.as_str().to_owned());
                 }
                 Err(refusal) => {
                     explanation.role = Some(role.name.to_string());
+                    let fault = match &refusal {
+                        Refusal::OnBehalf(fault) => Some(fault),
+                        _ => None,
+                    };
+                    if let Some(OnBehalfFault::Denied { rule }) = fault {
+                        let denies = role.on_behalf.iter().find(|known| known.name == *rule);
+                        let from = denies.and_then(|rule| rule.from.as_ref());
+                        explanation.rule_from = from.map(Name::to_string);
+                        explanation.rule = Some(format!("{ON_BEHALF}.{rule}"));
+                    }
+                    if fault == Some(&OnBehalfFault::NoRule) {
+                        explanation.nearest = self.nearest_on_behalf(role, path);
+                    }
                     return refused(explanation, &refusal);
                 }
             }
@@ -451,10 +494,19 @@ fn refused(mut explanation: Explanation, refusal: &Refusal) -> Explanation {
             }
             (None, _) => refusal.to_string(),
         },
+        Reason::Reserved if explanation.path.starts_with('~') => match &explanation.role {
+            Some(role) => format!(
+                "{refusal}: role {role} has no on-behalf rule, so that its devices may not speak for others"
+            ),
+            None => refusal.to_string(),
+        },
         _ => refusal.to_string(),
     };
     explanation
 }
+
+/// What stands before the name of an on-behalf rule, where rules of other kinds could be meant.
+const ON_BEHALF: &str = "on-behalf";
 
 /// A rule that may come nearest: its name, the role that it is from, its path or filter.
 pub type Candidate = (String, Option<String>, String);

@@ -27,6 +27,9 @@ use crate::message::Name;
 pub const MAX_BYTES: u64 = 16 << 20;
 
 const MAGIC: &str = "tombolo-usage 1";
+/// What stands before the number of messages to local clients; no [`Reason`] has this name. A
+/// version that does not know it leaves it out.
+const LOCAL: &str = "local";
 const REASONS: usize = Reason::ALL.len();
 
 /// What was counted of one device in one period.
@@ -40,7 +43,9 @@ pub struct Counts {
     pub filtered: u64,
     /// Of `messages`: those that the journal did not take.
     pub unstored: u32,
-    /// Refused readings, in the order of [`Reason::ALL`].
+    /// Messages to local clients that passed; they are no readings.
+    pub local: u32,
+    /// Refused readings and messages to local clients, in the order of [`Reason::ALL`].
     refused: [u32; REASONS],
 }
 
@@ -78,6 +83,7 @@ impl Counts {
             bytes: view.accepted_bytes,
             filtered: view.filtered,
             unstored: view.unstored,
+            local: view.local,
             refused,
         }
     }
@@ -103,6 +109,7 @@ impl Counts {
         self.bytes = self.bytes.saturating_add(other.bytes);
         self.filtered = self.filtered.saturating_add(other.filtered);
         self.unstored = self.unstored.saturating_add(other.unstored);
+        self.local = self.local.saturating_add(other.local);
         for (count, other) in self.refused.iter_mut().zip(other.refused) {
             *count = count.saturating_add(other);
         }
@@ -118,6 +125,7 @@ impl Counts {
             bytes: self.bytes.saturating_sub(before.bytes),
             filtered: self.filtered.saturating_sub(before.filtered),
             unstored: self.unstored.saturating_sub(before.unstored),
+            local: self.local.saturating_sub(before.local),
             refused,
         }
     }
@@ -144,6 +152,9 @@ impl Period {
         for (id, of) in &self.devices {
             // Writing to a text cannot fail.
             let _ = write!(text, "{id} {} {} {} {}", of.messages, of.bytes, of.filtered, of.unstored);
+            if of.local > 0 {
+                let _ = write!(text, " {LOCAL}={}", of.local);
+            }
             for (reason, count) in of.refused() {
                 let _ = write!(text, " {}={count}", reason.as_str());
             }
@@ -183,6 +194,9 @@ fn device(line: &str) -> Option<(Name, Counts)> {
     for word in words {
         let (reason, count) = word.split_once('=')?;
         let count = count.parse().ok()?;
+        if reason == LOCAL {
+            counts.local = count;
+        }
         // One of a later version is not known here.
         if let Some(reason) = Reason::ALL.into_iter().find(|known| known.as_str() == reason) {
             counts.refused[reason as usize] = count;
@@ -304,7 +318,7 @@ mod tests {
     use crate::gate::pattern::Pattern;
     use crate::gate::stage::Received;
     use crate::gate::template::Template;
-    use crate::gate::{Device, Gate, Quota, Role, Settings, UplinkRule};
+    use crate::gate::{Device, Gate, LocalSize, Quota, Role, Settings, UplinkRule};
     use crate::message::{Method, Path, Stamp};
     use std::time::Duration;
 
@@ -389,6 +403,23 @@ mod tests {
     }
 
     #[test]
+    fn messages_to_local_clients_are_counted_beside_readings() {
+        let mut gate = gate();
+        let mut tally = Tally::new();
+        sends(&mut gate, 2);
+        let device = gate.device_by_id("door-7").expect("the device");
+        for _ in 0..3 {
+            let size = LocalSize { payload: 4, properties: 0 };
+            assert_eq!(gate.admit_local(Instant::now(), device, "home/x", size, Ok(())), Ok(()));
+        }
+        tally.look(&at(0, None), views(&gate));
+        let counts = tally.period().devices["door-7"];
+        assert_eq!((counts.messages, counts.bytes, counts.local), (2, 8, 3));
+        let read = Period::parse(tally.period().encode().as_bytes()).expect("a period");
+        assert_eq!(read.devices["door-7"].local, 3);
+    }
+
+    #[test]
     fn what_came_before_the_clock_was_trusted_is_of_the_day_if_that_began_later() {
         let mut gate = gate();
         let mut tally = Tally::new();
@@ -434,7 +465,8 @@ mod tests {
     fn a_text_is_read_again_and_damage_is_found() {
         let name = |text| Name::parse(text).expect("a name");
         let mut counts =
-            Counts { messages: 7, bytes: u64::MAX, filtered: 1, unstored: 2, ..Counts::default() };
+            Counts { messages: 7, bytes: u64::MAX, filtered: 1, unstored: 2, local: 9, ..Counts::default() };
+        assert!(Reason::ALL.iter().all(|reason| reason.as_str() != LOCAL));
         counts.refused = [3; REASONS];
         let devices = [(name("crc"), counts), (name("door-7"), Counts::default())].into();
         let period = Period { day: Some(DAY), lasted_ms: 9, devices };
@@ -450,6 +482,6 @@ mod tests {
         let plain = Counts { messages: 1_440, bytes: 30_000, ..Counts::default() };
         let one = Period { devices: [(name("device-12345"), plain)].into(), ..Period::default() };
         assert!(one.encode().len() - Period::default().encode().len() <= 30, "{}", one.encode());
-        assert!(size_of::<Counts>() <= 88);
+        assert!(size_of::<Counts>() <= 96);
     }
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::json;
+
 use crate::place::Place;
 
 /// Local rules and a command for the role of the place.
@@ -252,7 +254,15 @@ fn a_device_behind_another_is_added_shown_explained_and_moved() {
     assert_eq!(place.run("--json device show probe-1").json()["parent"], "door-7");
     assert_eq!(place.run("--json device show door-7").json()["children"][0], "probe-1");
     let said = place.run("acl explain door-7 POST ~probe-1/t/env").fine();
-    assert!(said.contains("probe-1 t/env, by on-behalf rule all of role sensor"), "{said}");
+    assert!(said.contains("probe-1 t/env, by on-behalf rule all of role sensor: path t/#"), "{said}");
+    let at = format!("{}:1", place.path("conf.d/40-children.toml").display());
+    assert!(said.contains(&format!("at {at}")), "{said}");
+    let json = place.run("--json acl explain door-7 POST ~probe-1/t/env").json();
+    let (rule, path) = (&json["on_behalf"]["rule"], &json["on_behalf"]["rule_path"]);
+    assert_eq!((rule, path, &json["on_behalf"]["place"]), (&json!("all"), &json!("t/#"), &json!(at)));
+    let refused = place.run("acl explain door-7 POST ~probe-1/x");
+    let nearest = "rule on-behalf.all, path t/#: level 1 is \"x\", not \"t\"";
+    assert!(refused.out.contains(nearest) && refused.out.contains(&at), "{}", refused.out);
     place.write("more.csv", "id,role,parent\nprobe-2,sensor,door-7\nprobe-3,sensor,door-7\n");
     place.run(&format!("device import {}", place.path("more.csv").display())).fine();
     assert!(place.run("device show door-7").fine().contains("probe-1, probe-2, probe-3"));

@@ -84,6 +84,21 @@ fn what_is_configured_and_not_in_a_backup_is_named() {
         assert_eq!(left.iter().filter(|left| left.starts_with(&format!("{key}: "))).count(), 1, "{left:?}");
     }
     assert!(!names(&said).contains(&"config/linked.pem"));
+    // A folder beside that of the configuration is no part of it.
+    let inside = fs::canonicalize(place.path("tombolo.toml")).unwrap();
+    let inside = inside.parent().unwrap().display();
+    let way_out =
+        format!("outside of {inside}; a backup has only the files below that folder: copy this one");
+    let of = |key: &str| *left.iter().find(|left| left.starts_with(key)).unwrap();
+    let key = of("coap.key-file");
+    assert!(
+        key.contains(&format!("live.pem is {way_out}")) && key.ends_with("change coap.key-file"),
+        "{key}"
+    );
+    let linked = of("coap.certificate-file");
+    assert!(linked.contains("linked.pem is a link to ") && linked.contains(&way_out), "{linked}");
+    let text = place.run("backup c.tar").err;
+    assert_eq!(text.matches("not in the backup: ").count(), 4, "{text}");
 }
 
 #[test]

@@ -77,8 +77,22 @@ fn what_is_no_certificate_or_key_is_said_with_what_is() {
     // Without files of the gateway the device is added, and what is missing is said.
     let bare = Place::new();
     let added = bare.run("device add a --role sensor --certificate-cn x");
-    assert!(added.err.contains("coap.key-file is missing"), "{}", added.err);
-    added.fine();
+    let all = "coap.key-file, coap.certificate-file, coap.client-ca-file are missing: no device can connect";
+    assert!(added.err.contains(all), "{}", added.err);
+    for part in
+        ["set: key-file = ", "gateway.key` makes one", "certificate-file = ", "client-ca-file = ", "reload`"]
+    {
+        assert!(added.err.contains(part), "{part}: {}", added.err);
+    }
+    assert!(added.fine().contains("when that is done, try it"));
+    let hash = format!("sha256:{}", "0123456789abcdef".repeat(4));
+    let added = bare.run(&format!("device add b --role sensor --public-key {hash}"));
+    assert!(
+        added.err.contains("coap.key-file is missing") && !added.err.contains("client-ca"),
+        "{}",
+        added.err
+    );
+    assert!(added.fine().contains("BEGIN EC PRIVATE KEY"));
 }
 
 #[test]

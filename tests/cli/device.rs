@@ -255,7 +255,11 @@ fn a_message_about_a_device_that_does_not_exist_names_it_once() {
     // So does one about a device that exists already, beside its file and the way out.
     place.run("device add door-7 --role sensor --psk").failed(
         1,
-        &["device door-7: it exists already; `tombolo", "device rekey door-7`", "device remove door-7`"],
+        &[
+            "device door-7: it exists already; `tombolo",
+            "device rekey door-7 --psk`",
+            "device remove door-7`",
+        ],
     );
 }
 
@@ -295,6 +299,35 @@ fn a_device_with_a_token_key_alone_can_prove_who_it_is_and_keys_are_made_into_a_
     let last = place.run(&format!("device key remove cam-1 {other}"));
     assert!(last.err.contains("cam-1 has no credential any more, and cannot connect"), "{}", last.err);
     last.fine();
+}
+
+#[test]
+fn a_key_that_is_there_already_keeps_its_end_unless_another_one_is_given() {
+    let place = Place::new();
+    place.write("ed.pem", "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n");
+    place.run("device add cam-1 --role sensor --password").fine();
+    let added = place.run("device key add cam-1 ed.pem --until 2090-01-31").fine();
+    assert!(added.contains("added a key for EdDSA to cam-1"), "{added}");
+    let kept = place.read("state/devices/cam-1.toml");
+    let again = place.run("device key add cam-1 ed.pem --until 2090-01-31").fine();
+    assert!(again.contains("already, taken until 2090-01-31T00:00:00Z; nothing was changed"), "{again}");
+    let again = place.run("--json device key add cam-1 ed.pem --until 2090-01-31").json();
+    assert_eq!((&again["added"], &again["until"]), (&json!(false), &json!("2090-01-31T00:00:00Z")));
+    // Without an end it would be taken for ever.
+    place.run("device key add cam-1 ed.pem").failed(
+        1,
+        &[
+            "already, until 2090-01-31T00:00:00Z; --until changes that",
+            "device key remove cam-1 a1e9156054e0`",
+        ],
+    );
+    assert_eq!(place.read("state/devices/cam-1.toml"), kept);
+    let moved = place.run("device key add cam-1 ed.pem --until 2091-01-31").fine();
+    let said = "it was taken until 2090-01-31T00:00:00Z and is taken until 2091-01-31T00:00:00Z now";
+    assert!(moved.contains("already: ") && moved.contains(said), "{moved}");
+    let moved = place.run("--json device key add cam-1 ed.pem --until 2092-01-31").json();
+    assert_eq!(moved["until_before"], "2091-01-31T00:00:00Z");
+    assert_eq!(place.read("state/devices/cam-1.toml"), kept.replace("2090", "2092"), "it stays as old");
 }
 
 #[test]
@@ -442,26 +475,44 @@ fn what_is_made_of_a_mosquitto_can_be_read_by_the_service_and_all_that_is_left_o
     let place = Place::new();
     place.write("acl", "topic read x\nuser anna\ntopic write a/#\ntopic read b\nuser bert\ntopic c\n");
     place.run("import mosquitto").failed(2, &["at least one of --password-file", "--acl-file", "--conf"]);
-    place.run("import mosquitto --acl-file acl --output none").failed(1, &["none/30-", "make that folder"]);
-    let ran = place.run("import mosquitto --acl-file acl");
-    assert!(ran.err.contains("name the password file of mosquitto with --password-file"), "{}", ran.err);
-    let said = ran.fine();
+    let hash = "$7$101$oGB4I/cYdnwLBuJr$FwP87im51rvl/wRx64yBq4i4ahrRI7eAuRa3tfWF8ndg/wU3hbcV74f+ZCi+oZjGpCoqA2jGAA3qeNY938K69w==";
+    place.write("users", &format!("carl:{hash}\n"));
+    place
+        .run("import mosquitto --acl-file acl --password-file users --output none")
+        .failed(1, &["none/30-", "make that folder"]);
+    let said = place.run("import mosquitto --acl-file acl --password-file users").fine();
     assert_eq!(said.matches("not taken over: ").count(), 3, "{said}");
     assert!(said.contains("1 line and the rules of 2 users not taken over"), "{said}");
     let mode = std::fs::metadata(place.path("30-mosquitto.toml")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o644, "the service reads it in conf.d, whoever copies it there");
-    place.run("import mosquitto --acl-file acl").failed(1, &["30-mosquitto.toml", "delete it, or name"]);
+    let line = "import mosquitto --acl-file acl --password-file users";
+    place.run(line).failed(1, &["30-mosquitto.toml", "delete it, or name"]);
     // A terminal is told nothing by what stands there.
     place.write("acl", "user e\x1b[2J\ntopic read \x1b]0;x\x07\ntopic read y\n");
     std::fs::remove_file(place.path("30-mosquitto.toml")).unwrap();
     // The other file is still there: none is written.
-    place.run("import mosquitto --acl-file acl").failed(1, &["mosquitto-devices.csv", "delete it, or name"]);
+    place.run(line).failed(1, &["mosquitto-devices.csv", "delete it, or name"]);
     assert!(!place.path("30-mosquitto.toml").exists());
     std::fs::remove_file(place.path("mosquitto-devices.csv")).unwrap();
-    let ran = place.run("import mosquitto --acl-file acl");
+    let ran = place.run(line);
     assert!(!ran.err.contains('\x1b'), "{}", ran.err);
     let said = ran.fine();
     assert!(!said.contains('\x1b') && said.contains("\\u{1b}[2J"), "{said}");
+}
+
+#[test]
+fn an_import_of_a_mosquitto_without_users_fails_and_writes_nothing() {
+    let place = Place::new();
+    place.write("acl", "user anna\ntopic write a/#\n");
+    place.write("users", "anna:plain\n");
+    for (line, way_out) in [
+        ("import mosquitto --acl-file acl", "name the password file of mosquitto with --password-file"),
+        ("--json import mosquitto --acl-file acl", "name the password file"),
+        ("import mosquitto --acl-file acl --password-file users", "device add ID --role ROLE --password`"),
+    ] {
+        place.run(line).failed(1, &["no user was taken over, and no file was written", way_out]);
+        assert!(!place.path("30-mosquitto.toml").exists() && !place.path("mosquitto-devices.csv").exists());
+    }
 }
 
 #[test]
@@ -717,11 +768,16 @@ fn a_key_that_repeats_a_pattern_is_called_weak_everywhere() {
     place.write("new.csv", "id,role,psk\nb,sensor,text:12341234123412341234\n");
     let imported = place.run("device import new.csv");
     assert!(imported.err.contains("b: the key is 4 characters, repeated"), "{}", imported.err);
+    for (key, what) in [
+        ("aaaaaaaabbbbbbbb", "has only 2 different bytes"),
+        ("a1b2c3d4e5f6g7h8", "is a sequence, in which each character follows from those before"),
+    ] {
+        let rekeyed = place.run(&format!("device rekey a --psk text:{key}"));
+        assert!(rekeyed.err.contains(&format!("the key {what}: it may be guessed")), "{}", rekeyed.err);
+    }
     let said = place.run("check --security").out;
     assert!(
-        said.contains(
-            "pre-shared keys that repeat one character or a short pattern, or are a sequence: a, b"
-        ),
+        said.contains("pre-shared keys that are a sequence, a pattern or of very few characters: a, b"),
         "{said}"
     );
 }

@@ -465,3 +465,13 @@ fn a_link_in_the_place_of_a_folder_below_the_state_directory_is_not_followed() {
     assert!(status == Some(78) && err.contains("a symbolic link; delete it"), "{out}{err}");
     assert_eq!(fs::read_dir(place.path("elsewhere")).unwrap().count(), 0);
 }
+
+#[test]
+fn the_example_for_a_small_board_fits_beside_the_lanes_that_init_writes() {
+    let place = Place::new();
+    std::fs::remove_file(place.path("tombolo.toml")).unwrap();
+    place.run("init --url mqtts://one.example --id greenhouse-7").fine();
+    assert!(place.read("tombolo.toml").contains("[lane.high]"));
+    place.write("conf.d/30-small.toml", include_str!("../../config/examples/small-board.toml"));
+    place.run("check --offline").fine();
+}

@@ -252,7 +252,8 @@ fn devices_keys_and_the_first_boot_need_the_state_directory_alone() {
         assert_eq!(status, Some(0), "{words}: {out}{err}");
     }
     let rules = site.0.path("etc").display().to_string();
-    site.0.write("passwords", "");
+    let hash = "$7$101$oGB4I/cYdnwLBuJr$FwP87im51rvl/wRx64yBq4i4ahrRI7eAuRa3tfWF8ndg/wU3hbcV74f+ZCi+oZjGpCoqA2jGAA3qeNY938K69w==";
+    site.0.write("passwords", &format!("anna:{hash}\n"));
     refused(
         &site,
         &format!("import mosquitto --password-file passwords --output {rules}"),

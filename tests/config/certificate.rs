@@ -190,6 +190,12 @@ fn a_key_from_a_credential_of_the_service_is_read_where_systemd_puts_it() {
     case.layers[0].text = case.layers[0].text.replace("\"gw.key\"", "\"credential:dtls\"");
     let outside = said(&case);
     assert!(outside[0].contains("this credential cannot be seen from outside the service"), "{outside:?}");
+    // Of a gateway that is no service no unit is known.
+    case.main = Some("/srv/gw/tombolo.toml".into());
+    let outside = said(&case);
+    let words = ["only systemd provides credentials", "without credential:", "set CREDENTIALS_DIRECTORY to"];
+    assert!(words.iter().all(|word| outside[0].contains(word)), "{outside:?}");
+    case.main = None;
     case.credentials = Some("/run/secret".into());
     assert_eq!(said(&case), Vec::<String>::new());
     assert!(case.loaded().settings.coap.certificates.key.is_some());

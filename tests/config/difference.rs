@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tombolo::config::difference::differences;
+use tombolo::config::difference::{beside_registry, differences};
 use tombolo::config::schema::{self, Key, Kind};
 
 use crate::support::{Case, main_file};
@@ -341,4 +341,27 @@ fn a_change_of_each_key_is_named() {
         assert!(none.is_empty(), "{key}: {none:?}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_device_of_the_registry_its_keys_and_its_tables_are_no_change_of_the_files() {
+    let hash = "0123456789abcdef".repeat(4);
+    let device = format!("role = \"r\"\npublic-key = \"sha256:{hash}\"\n");
+    let case = |more: &str| {
+        main_file(&format!("{BASE}[device.x.observe.t]\npath = \"s\"\nas = \"x\"\n{more}"))
+            .file("/p.psk", "text:pppppppppppppppp")
+            .file("/q.psk", "text:qqqqqqqqqqqqqqqq")
+    };
+    let before = case("").loaded();
+    let added = case("").device("x", &device).loaded();
+    assert!(added.settings.downlink.served.is_wanted(), "{:?}", added.findings);
+    assert!(differences(&before, &added, None).len() > 1);
+    assert_eq!(beside_registry(&before, &added, None), Vec::<String>::new());
+    assert_eq!(beside_registry(&added, &before, None), Vec::<String>::new());
+    let more = "[device.x.observe.u]\npath = \"u\"\nas = \"x\"\n[log]\nlevel = \"debug\"\n";
+    let edited = case(more).device("x", &device).loaded();
+    assert_eq!(beside_registry(&before, &edited, None), ["log.level"]);
+    assert_eq!(beside_registry(&added, &edited, None), ["observe and poll", "log.level"]);
+    let named = case("[device.y]\nrole = \"r\"\npsk-file = \"/p.psk\"\npsk-identity = \"y\"\n").loaded();
+    assert_eq!(beside_registry(&before, &named, None), ["device.y"]);
 }

@@ -527,3 +527,21 @@ fn a_downlink_rule_for_serial_devices_with_nothing_writable_is_warned_of() {
     }
     assert_eq!(complaints(&case(&format!("{ROLE}{BUS}{GOOD}"))), [""; 0]);
 }
+
+#[test]
+fn a_template_among_the_drop_ins_is_called_one_with_the_folder_that_it_belongs_into() {
+    let template = include_str!("../../config/examples/modbus/abb-b23.toml");
+    for name in ["30-abb-b23", "abb-b23"] {
+        let file = format!("/etc/tombolo/conf.d/{name}.toml");
+        let (loads, complaints) = main_file("").layer(Origin::DropIn, &file, template).complaints();
+        assert!(!loads);
+        assert_eq!(
+            complaints.join("\n"),
+            format!(
+                "fail  {file}:6: register: this file is a Modbus template, not configuration; move it to \
+                 /etc/tombolo/modbus/abb-b23.toml, and name it in a unit: template = \"abb-b23\" below \
+                 [serial.PORT.unit.ADDRESS]"
+            )
+        );
+    }
+}

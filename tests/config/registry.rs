@@ -115,8 +115,8 @@ fn an_id_or_identity_that_exists_is_refused_with_its_place() {
     assert_eq!(
         refused("a", "two"),
         format!(
-            "fail  {at}/state/devices/a.toml: device a: it exists already; `tombolo device rekey a` gives it a new key, \
-             `tombolo device set a` another role or label; to begin anew, `tombolo device remove a`"
+            "fail  {at}/state/devices/a.toml: device a: it exists already; `tombolo device rekey a --psk` gives it a new key, \
+             `tombolo device set a --role ROLE` another role; to begin anew, `tombolo device remove a`"
         )
     );
     assert_eq!(

@@ -197,6 +197,29 @@ fn an_explanation_names_both_rules_and_the_child() {
         );
         assert_eq!(found.role.as_deref(), Some("hub"));
     }
+    assert_eq!((child.rule_path.as_str(), child.from), ("t/#", None));
+}
+
+#[test]
+fn an_explanation_of_a_refusal_names_the_on_behalf_rule_that_denies_or_comes_nearest() {
+    let denies = OnBehalfRule { deny: true, ..speaks("secret", "t/key") };
+    let others = OnBehalfRule { roles: vec![name("valve")], ..speaks("valves", "x/#") };
+    let gate = gate_of(vec![speaks("any", "t/#"), denies, others]);
+    let explain = |path: &str| gate.explain(Instant::now(), "hub-1", Method::Post, path);
+    let found = explain("~probe-1/t/key");
+    assert_eq!((found.reason, found.rule.as_deref()), (Some("on_behalf"), Some("on-behalf.secret")));
+    let nearest = explain("~probe-1/x/y").nearest.expect("a rule");
+    assert_eq!(
+        (nearest.rule.as_str(), nearest.path.as_str(), nearest.why.as_str()),
+        ("on-behalf.valves", "x/#", "it is for children of valve, and probe-1 is probe")
+    );
+    let nearest = explain("~probe-1/u").nearest.expect("a rule");
+    assert_eq!(
+        (nearest.rule.as_str(), nearest.why.as_str()),
+        ("on-behalf.any", "level 1 is \"u\", not \"t\"")
+    );
+    let found = gate_of(Vec::new()).explain(Instant::now(), "hub-1", Method::Post, "~probe-1/t");
+    assert!(found.why.contains("role hub has no on-behalf rule"), "{}", found.why);
 }
 
 #[test]

@@ -312,6 +312,35 @@ fn a_new_key_that_was_used_stays_though_another_one_is_made_before_the_file_is_w
 }
 
 #[test]
+fn a_key_that_could_not_be_replaced_is_no_problem_once_it_can_be_or_need_not_be() {
+    let site = Site::new("rekey-failing", "");
+    let is_told =
+        || site.daemon.status()["problems"].to_string().contains("before the new one is still taken");
+    let lock = site.folder.join("state/devices/.lock");
+    let begun = |id: &str| {
+        run(&site, &["device", "add", id, "--role", "sensor", "--psk", &format!("text:{KEY}")]);
+        run(&site, &["device", "rekey", id, "--psk", "text:another-key-12345", "--overlap", "7d"]);
+        std::fs::remove_file(&lock).expect("the lock");
+        std::fs::create_dir(&lock).expect("what nobody can lock");
+        let identity = format!("{id}.2");
+        assert!(Device::connect(site.daemon.coaps, Config::psk(&identity, "another-key-12345")).is_some());
+        wait_for("the problem", is_told);
+    };
+    begun("one");
+    std::fs::remove_dir(&lock).expect("the lock");
+    let since = std::time::Instant::now();
+    wait_for("its end, when the file can be written", || !is_told());
+    assert!(since.elapsed() < std::time::Duration::from_secs(30), "{:?}", since.elapsed());
+    begun("two");
+    std::fs::remove_file(site.folder.join("state/devices/two.toml")).expect("a file");
+    run(&site, &["reload"]);
+    let since = std::time::Instant::now();
+    wait_for("its end, when the device is gone", || !is_told());
+    assert!(since.elapsed() < std::time::Duration::from_secs(4), "{:?}", since.elapsed());
+    std::fs::remove_dir(&lock).expect("the lock");
+}
+
+#[test]
 fn a_new_key_that_was_used_just_before_a_stop_is_the_devices_after_it() {
     let mut site = Site::new("rekey-stop", "");
     run(&site, &["device", "add", "sleeper", "--role", "sensor", "--psk", &format!("text:{KEY}")]);

@@ -66,3 +66,32 @@ fn a_reload_with_files_of_the_upstream_that_cannot_be_used_is_done_in_part() {
     let (_, text) = site.daemon.command(&["config", "show", "upstream"]);
     assert!(text.contains("cut.pem"), "{text}");
 }
+
+#[test]
+fn a_command_that_changes_a_device_says_what_else_its_reload_took_up() {
+    let site = Site::new("also-changed", "");
+    let run = |arguments: &[&str]| {
+        let (status, text) = site.daemon.command(arguments);
+        assert_eq!(status, 0, "{arguments:?}: {text}");
+        text
+    };
+    let hash = format!("sha256:{}", "0123456789abcdef".repeat(4));
+    // A public key is among what certificates are judged by, and is the device's all the same.
+    let text = run(&["device", "add", "lamp-1", "--role", "sensor", "--public-key", &hash]);
+    assert!(!text.contains("had changed too"), "{text}");
+    let pending = "[role.half-done.uplink.x]\npath = \"x\"\n[log]\nlevel = \"debug\"\n";
+    site.folder.write("conf.d/60-pending.toml", pending);
+    let text = run(&["device", "add", "lamp-2", "--role", "sensor", "--psk"]);
+    let said = "its other files had changed too: role.half-done, log.level are in force now as there";
+    assert!(text.contains(said), "{text}");
+    let text = run(&["device", "add", "lamp-3", "--role", "sensor", "--psk"]);
+    assert!(!text.contains("had changed too"), "{text}");
+    site.folder.write("conf.d/60-pending.toml", "[log]\nlevel = \"debug\"\n");
+    site.folder.write("new.csv", "id,role,psk\nlamp-4,sensor,generate\n");
+    let file = site.folder.join("new.csv").display().to_string();
+    let text = run(&["--json", "device", "import", &file]);
+    assert!(text.contains("\"also_changed\":[\"role.half-done\"]"), "{text}");
+    site.folder.write("conf.d/60-pending.toml", "");
+    let text = run(&["--json", "device", "remove", "lamp-4"]);
+    assert!(text.contains("\"also_changed\":[\"log.level\"]"), "{text}");
+}

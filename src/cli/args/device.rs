@@ -8,6 +8,7 @@ use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use crate::clock::UnixTime;
 use crate::config::registry::credentials::parse_time;
 use crate::config::scalar::parse_duration;
+use crate::gate::certificate::NameKind;
 use crate::gate::tag::Tags;
 
 /// `tombolo device list`
@@ -30,12 +31,15 @@ pub struct DeviceListArguments {
   tombolo device set door-7 --certificate-dns door-7.example --public-key=
                                                          a certificate in place of a public key
 
-Sessions of a certificate, public key or user name that is changed are closed. Its secret keys are
+An empty name of a certificate takes the certificate away, an empty --public-key the public key, and
+an empty --certificate-issuer stands for every CA; without the option the issuer stays. Sessions of
+a certificate, public key or user name that is changed are closed. Its secret keys are
 changed by other commands: device rekey ID --psk, device rekey ID --password, and device key
 add|remove for tokens. device disable switches it off and keeps its keys. A device of the
 configuration is changed in its file, which device show names.")]
 #[command(group(ArgGroup::new("certificate").multiple(false)))]
-#[command(group(ArgGroup::new("change").required(true).multiple(true)))]
+#[command(group(ArgGroup::new("change").required(true).multiple(true).args(CERTIFICATES)
+    .args(["certificate_issuer", "public_key"])))]
 pub struct DeviceSetArguments {
     /// Device id
     pub id: String,
@@ -54,24 +58,9 @@ pub struct DeviceSetArguments {
     /// Its MQTT user name; empty for its id. Its password stays
     #[arg(long, value_name = "TEXT", group = "change")]
     pub mqtt_username: Option<String>,
-    /// Its certificate has this URI as a subject alternative name; empty takes the certificate away
-    #[arg(long, value_name = "URI", groups = ["change", "certificate"])]
-    pub certificate_uri: Option<String>,
-    /// Its certificate has this DNS name as a subject alternative name; empty takes the certificate
-    /// away
-    #[arg(long, value_name = "NAME", groups = ["change", "certificate"])]
-    pub certificate_dns: Option<String>,
-    /// Its certificate's subject has this common name; empty takes the certificate away
-    #[arg(long, value_name = "TEXT", groups = ["change", "certificate"])]
-    pub certificate_cn: Option<String>,
-    /// Its certificate is issued by this CA, as `openssl x509 -noout -issuer` prints it; empty for
-    /// any CA in coap.client-ca-file [default: as before]
-    #[arg(long, value_name = "NAME", group = "change")]
-    pub certificate_issuer: Option<String>,
-    /// Its public key: a file with it or with a certificate of it, or sha256: and the key's hash;
-    /// empty takes it away
-    #[arg(long, value_name = "KEY", group = "change")]
-    pub public_key: Option<String>,
+    /// Its certificate or public key
+    #[command(flatten)]
+    pub known_by: DeviceCertificateArguments,
     /// A tag, for {tag.NAME} in topics; an empty value takes it away. May be repeated
     #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag, group = "change")]
     pub tags: Vec<(String, String)>,
@@ -90,6 +79,43 @@ pub struct DeviceSetArguments {
     pub jwt_key: Option<String>,
 }
 
+/// The options that name a certificate, of which one is given.
+pub const CERTIFICATES: [&str; 3] = ["certificate_uri", "certificate_dns", "certificate_cn"];
+
+/// What a device with a certificate or a public key is known by: of `device add` and `device set`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct DeviceCertificateArguments {
+    /// Its certificate has this URI as a subject alternative name
+    #[arg(long, value_name = "URI", group = "certificate")]
+    pub certificate_uri: Option<String>,
+    /// Its certificate has this DNS name as a subject alternative name
+    #[arg(long, value_name = "NAME", group = "certificate")]
+    pub certificate_dns: Option<String>,
+    /// Its certificate's subject has this common name
+    #[arg(long, value_name = "TEXT", group = "certificate")]
+    pub certificate_cn: Option<String>,
+    /// Its certificate is issued by this CA, as `openssl x509 -noout -issuer` prints it [default:
+    /// any CA in coap.client-ca-file]
+    #[arg(long, value_name = "NAME")]
+    pub certificate_issuer: Option<String>,
+    /// Its public key: a file with it or with a certificate of it, or sha256: and the key's hash
+    #[arg(long, value_name = "KEY")]
+    pub public_key: Option<String>,
+}
+
+impl DeviceCertificateArguments {
+    /// The name that is given, and its kind.
+    pub fn name(&self) -> Option<(NameKind, &str)> {
+        let given = [
+            (NameKind::Uri, &self.certificate_uri),
+            (NameKind::Dns, &self.certificate_dns),
+            (NameKind::CommonName, &self.certificate_cn),
+        ];
+        given.into_iter().find_map(|(kind, name)| Some((kind, name.as_deref()?)))
+    }
+}
+
 /// The value of `--tag`.
 pub fn tag(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write a tag like site=north")?;
@@ -99,6 +125,10 @@ pub fn tag(text: &str) -> Result<(String, String), String> {
 
 /// `tombolo device rekey`
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "tombolo device rekey <ID> --psk [<KEY>] [--psk-identity <TEXT>] [--overlap <TIME>]
+       tombolo device rekey <ID> --password [<PASSWORD>]"
+)]
 pub struct DeviceRekeyArguments {
     /// Device id
     pub id: String,

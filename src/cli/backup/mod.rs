@@ -90,7 +90,7 @@ pub fn run(context: &Context, arguments: &BackupArguments) -> Result<(), Command
             "left_out": collected.left_out,
         }))?);
     }
-    collected.left_out.iter().for_each(|left| note(format_args!("not in it: {left}")));
+    collected.left_out.iter().for_each(|left| note(format_args!("not in the backup: {left}")));
     let of = collected.gateway.as_deref().unwrap_or("no id yet");
     let files = plural(collected.members.len() as u64, "file");
     note(format_args!(
@@ -301,11 +301,23 @@ fn named_files(shown: &[Shown], folder: &Path, state_dir: &Path, found: &mut Fou
             Some(relative) => {
                 found.paths.entry(format!("config/{relative}")).or_insert(real);
             }
-            None => found.left_out.push(format!(
-                "{key}: {} is not below {}, or has a name that a backup does not keep",
-                path.display(),
-                folder.display()
-            )),
+            None if real.starts_with(&inside) && direct.starts_with(&inside) => {
+                found
+                    .left_out
+                    .push(format!("{key}: {}: a backup has no file of such a name", path.display()));
+            }
+            None => {
+                let leads = match direct.starts_with(&inside) {
+                    true => format!("is a link to {}, which is", real.display()),
+                    false => "is".to_owned(),
+                };
+                found.left_out.push(format!(
+                    "{key}: {} {leads} outside of {inside}; a backup has only the files below that folder: copy this one \
+                     yourself, or move it there and change {key}",
+                    path.display(),
+                    inside = inside.display()
+                ));
+            }
         }
     }
 }

@@ -226,7 +226,7 @@ fn unnamed(settings: &Settings, upstream: &northbound::Settings) -> Option<Findi
         return None;
     }
     let message = format!(
-        "it gets its id at its first start; until then the broker is tried with the client id {}",
+        "it gets its id at its first start, and this check tries the broker with the client id {} instead",
         upstream.client_id
     );
     Some(Finding::warn("gateway", message).advice("[gateway] id gives it one now"))

@@ -242,14 +242,16 @@ fn keys(settings: &Settings) -> Vec<Finding> {
     for device in devices {
         match device.psk.as_ref().and_then(|psk| weakness(&psk.key)) {
             Some(Weakness::Short(_)) => short.push(device.id.as_str()),
-            Some(Weakness::Repeated(_) | Weakness::Sequence) => patterns.push(device.id.as_str()),
+            Some(Weakness::Repeated(_) | Weakness::Sequence | Weakness::Few(_)) => {
+                patterns.push(device.id.as_str())
+            }
             None => {}
         }
     }
     let mut findings = Vec::new();
     let kinds = [
         (format!("of less than {PSK_MIN} bytes"), short),
-        ("that repeat one character or a short pattern, or are a sequence".to_owned(), patterns),
+        ("that are a sequence, a pattern or of very few characters".to_owned(), patterns),
     ];
     for (kind, ids) in kinds.into_iter().filter(|(_, ids)| !ids.is_empty()) {
         findings.push(

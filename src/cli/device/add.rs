@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::client::{self, Proof};
 use super::password;
 use super::{Told, tell, without_level};
-use crate::cli::args::DeviceAddArguments;
+use crate::cli::args::{DeviceAddArguments, DeviceCertificateArguments};
 use crate::cli::error::CommandError;
 use crate::cli::key::{PSK_MIN, Weakness, from_argument, weakness};
 use crate::cli::output::{Gone, align, plural};
@@ -79,8 +79,8 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         }
         None => None,
     };
-    let certificate = certificate(&arguments)?;
-    let public_key = arguments.public_key.as_deref().map(public_key).transpose()?;
+    let certificate = certificate(&arguments.known_by)?;
+    let public_key = arguments.known_by.public_key.as_deref().map(public_key).transpose()?;
     let (login, password) = match arguments.password.as_deref() {
         Some(argument) => {
             let username = arguments.mqtt_username.as_deref().unwrap_or(&arguments.id);
@@ -123,6 +123,7 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
             object["password_hash"] = login.password.to_string().into();
         }
         complete(&mut object, &device);
+        let object = told.as_ref().map_or_else(|_| object.clone(), |told| told.with(object.clone()));
         context.out.object(&object)?;
         return told.map(|_| ());
     }
@@ -163,7 +164,7 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         }
     };
     match told? {
-        Told::Reloaded => context.out.line(format_args!("next: {shows}"))?,
+        Told::Reloaded(_) => context.out.line(format_args!("next: {shows}"))?,
         Told::NotRunning => context
             .out
             .line(format_args!("next: {} (it is not running), then {shows}", context.start_hint()))?,
@@ -177,7 +178,8 @@ pub(super) fn weak(key: &[u8], maker: &str) -> Option<String> {
         Weakness::Short(length) => format!("has only {}", plural(length as u64, "byte")),
         Weakness::Repeated(1) => "is one character, repeated".to_owned(),
         Weakness::Repeated(period) => format!("is {period} characters, repeated"),
-        Weakness::Sequence => "is characters one after the other".to_owned(),
+        Weakness::Sequence => "is a sequence, in which each character follows from those before".to_owned(),
+        Weakness::Few(count) => format!("has only {count} different bytes"),
     };
     Some(format!(
         "the key {what}: it may be guessed; use {PSK_MIN} random bytes or more, as {maker} makes them"
@@ -203,16 +205,9 @@ pub(super) fn certificate_name(
         .map_err(|error| CommandError::Usage(format!("--{} {name:?}: {error}", kind.key())))
 }
 
-fn certificate(arguments: &DeviceAddArguments) -> Result<Option<CertificateName>, CommandError> {
+fn certificate(arguments: &DeviceCertificateArguments) -> Result<Option<CertificateName>, CommandError> {
     let issuer = arguments.certificate_issuer.as_deref().map(issuer).transpose()?;
-    let given = [
-        (NameKind::Uri, &arguments.certificate_uri),
-        (NameKind::Dns, &arguments.certificate_dns),
-        (NameKind::CommonName, &arguments.certificate_cn),
-    ];
-    let Some((kind, name)) = given.into_iter().find_map(|(kind, name)| Some((kind, name.as_deref()?))) else {
-        return Ok(None);
-    };
+    let Some((kind, name)) = arguments.name() else { return Ok(None) };
     certificate_name(kind, name, issuer).map(Some)
 }
 
@@ -331,12 +326,19 @@ fn say_certificate(context: &Context, loaded: &Loaded, device: &Device) -> Resul
         rows.push(vec!["this gateway's key".to_owned(), format_key_hash(own)]);
     }
     context.out.text(&align(&rows))?;
+    let lacks = lacking(context, loaded, device);
+    let try_it = match lacks {
+        Some(_) => "when that is done, try it",
+        None => "try it",
+    };
+    // Before the line that would fail.
+    lacks.into_iter().for_each(note);
     if device.certificate.is_some() {
         context.out.line(
             "the device needs a certificate of that name from a CA in coap.client-ca-file, its key, and the CA of coap.certificate-file to know this gateway by",
         )?;
         context.out.line(format_args!(
-            "try it, on {} (Debian package libcoap3-bin); 2.04 is success:",
+            "{try_it}, on {} (Debian package libcoap3-bin); 2.04 is success:",
             client::machines(settings)
         ))?;
         context.out.line(format_args!("  {}", client::line(settings, device, Proof::Certificate)))?;
@@ -346,29 +348,63 @@ fn say_certificate(context: &Context, loaded: &Loaded, device: &Device) -> Resul
         )?;
         let proof = Proof::PublicKey { ca: !material.chain.is_empty() };
         context.out.line(format_args!(
-            "try it, on {}, with the key in SEC 1 form (`openssl ec -in KEY -out KEY.sec1` makes it):",
+            "{try_it}, on {}; coap-client wants the key in a file that begins with \"BEGIN EC PRIVATE KEY\", which is SEC 1 form \
+             (`openssl ec -in KEY -out KEY.sec1` makes it of any other):",
             client::machines(settings)
         ))?;
         context.out.line(format_args!("  {}", client::line(settings, device, proof)))?;
     }
-    if own.is_none() {
-        let file = context.options().config.with_file_name("gateway.key").display().to_string();
-        let also = match device.certificate.is_some() && material.chain.is_empty() {
-            true => ", and a certificate of it from a CA that the devices trust as coap.certificate-file",
-            false => "",
-        };
-        note(format_args!(
-            "coap.key-file is missing: no device can connect with a certificate or public key until it is set; `openssl \
-             ecparam -name prime256v1 -genkey -noout -out {}` makes one; in {} set key-file = {file:?} below [coap]{also}, \
-             readable to the gateway's user alone, then `{}`",
-            crate::cli::key::shell_word(&file),
-            context.config.display(),
-            context.hint("reload")
-        ));
-    } else if device.certificate.is_some() && material.authorities.anchors.is_empty() {
-        note("coap.client-ca-file is missing: no certificate can be verified until it is set");
-    } else if device.certificate.is_some() && material.chain.is_empty() {
-        note("coap.certificate-file is missing: the device cannot verify this gateway");
-    }
     Ok(())
+}
+
+/// All that `[coap]` lacks for a device with a certificate or a public key, and what to do.
+fn lacking(context: &Context, loaded: &Loaded, device: &Device) -> Option<String> {
+    let (material, config) = (&loaded.certificates, &context.options().config);
+    if material.key_fault {
+        return Some(format!(
+            "coap.key-file and coap.certificate-file cannot be used, so no device can connect with a certificate or public \
+             key; `{}` says why",
+            context.hint("check")
+        ));
+    }
+    let beside = |name: &str| config.with_file_name(name).display().to_string();
+    let (has_key, is_certificate) = (material.key.is_some(), device.certificate.is_some());
+    let mut lacks = Vec::new();
+    if !has_key {
+        let file = beside("gateway.key");
+        let made = crate::cli::key::shell_word(&file);
+        lacks.push(format!(
+            "key-file = {file:?}, readable to the gateway's user alone (`openssl ecparam -name prime256v1 -genkey -noout \
+             -out {made}` makes one)"
+        ));
+    }
+    if is_certificate && material.chain.is_empty() {
+        let file = beside("gateway.pem");
+        lacks.push(format!(
+            "certificate-file = {file:?}, a certificate of that key from a CA that the devices trust, without which they \
+             cannot verify this gateway"
+        ));
+    }
+    if is_certificate && material.authorities.anchors.is_empty() {
+        let file = beside("devices-ca.pem");
+        lacks.push(format!(
+            "client-ca-file = {file:?}, the CA of the devices' certificates, without which none can be verified"
+        ));
+    }
+    let names: Vec<String> =
+        lacks.iter().filter_map(|lack| Some(format!("coap.{}", lack.split_once(" = ")?.0))).collect();
+    let is = if names.len() == 1 { "is" } else { "are" };
+    let what = match has_key {
+        true => String::new(),
+        false => ": no device can connect with a certificate or public key until then".to_owned(),
+    };
+    (!lacks.is_empty()).then(|| {
+        format!(
+            "{} {is} missing{what}; below [coap] in {} set: {}; then `{}`",
+            names.join(", "),
+            context.config.display(),
+            lacks.join("; "),
+            context.hint("reload")
+        )
+    })
 }

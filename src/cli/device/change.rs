@@ -46,7 +46,7 @@ pub(super) fn apply(
 
 pub(super) fn effect(told: &Told, running: &str) -> String {
     match told {
-        Told::Reloaded => running.to_owned(),
+        Told::Reloaded(_) => running.to_owned(),
         Told::NotRunning => "tombolo is not running".to_owned(),
     }
 }
@@ -68,7 +68,7 @@ pub(super) fn enable(context: &Context, id: &str, enabled: bool) -> Result<(), C
         Ok(())
     })?;
     if context.out.json {
-        return Ok(context.out.object(&json!({ "id": id, "enabled": enabled }))?);
+        return Ok(context.out.object(&told.with(json!({ "id": id, "enabled": enabled })))?);
     }
     let running = match enabled {
         true => "it may connect now",
@@ -219,7 +219,7 @@ pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Resul
     if context.out.json {
         let mut object = add::in_json(&shown);
         object["both_until"] = json!(device.next_psk.as_ref().map(|next| format_time(next.until)));
-        return Ok(context.out.object(&object)?);
+        return Ok(context.out.object(&told.with(object))?);
     }
     context.out.line(match &device.next_psk {
         Some(next) => format!(
@@ -320,7 +320,7 @@ fn new_password(context: &Context, loaded: &Loaded, id: &str, argument: &str) ->
     password::short(&secret).into_iter().for_each(note);
     if context.out.json {
         let object = json!({ "id": id, "mqtt_username": username, "password": secret.as_str() });
-        return Ok(context.out.object(&object)?);
+        return Ok(context.out.object(&told.with(object))?);
     }
     context.out.line(format_args!(
         "{id} has a new password; {}",
@@ -350,22 +350,82 @@ fn key_add(context: &Context, arguments: DeviceKeyAddArguments) -> Result<(), Co
     key.since = today();
     let loaded = context.load_whole(&format!("device key add {id}"))?;
     let (algorithm, hash) = (key.algorithm.as_str(), format_key_hash(&key.hash()));
+    let is_it = |known: &&JwtKey| known.info() == key.info();
+    let known = loaded.known(&id).and_then(|known| known.jwt_keys().iter().find(is_it));
+    if let Some(known) = known.filter(|known| known.until == until) {
+        let end = ends(known.until);
+        if context.out.json {
+            return Ok(context.out.object(&key_added(&id, known, Added::Nothing))?);
+        }
+        return Ok(context
+            .out
+            .line(format_args!("{id} has the key {hash} already, {end}; nothing was changed"))?);
+    }
+    let mut before = None;
     let (_, told) = apply(context, &loaded, &id, |entry| {
         let keys = &mut entry.device.jwt_keys;
-        keys.retain(|known| known.info() != key.info());
+        if let Some(known) = keys.iter_mut().find(|known| known.info() == key.info()) {
+            if let (None, Some(end)) = (until, known.until) {
+                return Err(format!(
+                    "has the key {hash} already, until {}; --until changes that, and without an end it is added after \
+                     `tombolo device key remove {id} {}`",
+                    format_time(end),
+                    &hash["sha256:".len()..][..HASH_SHOWN]
+                ));
+            }
+            // It stays as old as it is.
+            before = Some(std::mem::replace(&mut known.until, until));
+            return Ok(());
+        }
         if keys.len() >= KEYS_MAX {
             return Err(format!(
-                "has {KEYS_MAX} keys, which is the most; `tombolo device key remove ID KEY` removes one"
+                "has {KEYS_MAX} keys, which is the most; `tombolo device key remove {id} KEY` removes one"
             ));
         }
-        keys.push(key);
+        keys.push(key.clone());
         Ok(())
     })?;
     if context.out.json {
-        return Ok(context.out.object(&json!({ "id": id, "algorithm": algorithm, "key": hash }))?);
+        let added = before.map_or(Added::Key, Added::End);
+        return Ok(context.out.object(&told.with(key_added(&id, &key, added)))?);
     }
-    let effect = effect(&told, "its tokens are taken now");
-    Ok(context.out.line(format_args!("added a key for {algorithm} to {id}: {hash}; {effect}"))?)
+    let Some(before) = before else {
+        let effect = effect(&told, "its tokens are taken now");
+        return Ok(context
+            .out
+            .line(format_args!("added a key for {algorithm} to {id}: {hash}; {effect}"))?);
+    };
+    let (before, effect) = (ends(before), effect(&told, "in force now"));
+    Ok(context.out.line(format_args!(
+        "{id} has the key {hash} already: it was {before} and is {} now; {effect}",
+        ends(until)
+    ))?)
+}
+
+/// Digits of a key's hash that name it in a command.
+const HASH_SHOWN: usize = 12;
+
+fn ends(until: Option<UnixTime>) -> String {
+    until.map_or_else(|| "without an end".to_owned(), |until| format!("taken until {}", format_time(until)))
+}
+
+/// What `device key add` has changed.
+enum Added {
+    Key,
+    /// The end of a key that was there; what it was before.
+    End(Option<UnixTime>),
+    Nothing,
+}
+
+fn key_added(id: &str, key: &JwtKey, added: Added) -> serde_json::Value {
+    let mut object = json!({
+        "id": id, "algorithm": key.algorithm.as_str(), "key": format_key_hash(&key.hash()),
+        "until": key.until.map(format_time), "added": matches!(added, Added::Key),
+    });
+    if let Added::End(before) = added {
+        object["until_before"] = json!(before.map(format_time));
+    }
+    object
 }
 
 fn key_remove(context: &Context, arguments: &DeviceKeyRemoveArguments) -> Result<(), CommandError> {
@@ -401,7 +461,7 @@ fn key_remove(context: &Context, arguments: &DeviceKeyRemoveArguments) -> Result
         ));
     }
     if context.out.json {
-        return Ok(context.out.object(&json!({ "id": id, "key": removed, "removed": true }))?);
+        return Ok(context.out.object(&told.with(json!({ "id": id, "key": removed, "removed": true })))?);
     }
     let effect = effect(&told, "clients that used it are disconnected");
     Ok(context.out.line(format_args!("removed the key {removed} of {id}; {effect}"))?)

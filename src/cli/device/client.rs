@@ -39,7 +39,7 @@ pub(super) fn line(settings: &Settings, device: &Device, proof: Proof<'_>) -> St
 /// The machines that a CoAP client can be on.
 pub(super) fn machines(settings: &Settings) -> &'static str {
     match is_local(&settings.coap.listen) {
-        true => "this machine (it listens for no other; [coap] listen decides)",
+        true => "this machine, because [coap] listen has no address for others",
         false => "any machine that reaches this one",
     }
 }

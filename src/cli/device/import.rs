@@ -35,7 +35,7 @@ use crate::cli::{Context, note};
 use crate::clock::UnixTime;
 use crate::config::certificate::{parse_key_hash, public_key_info};
 use crate::config::registry::io::{check_import, import, random_key, random_key_bytes, today};
-use crate::config::scalar::{format_hex, parse_psk, parse_psk_identity};
+use crate::config::scalar::{PSK_IDENTITY_MAX, format_hex, parse_psk, parse_psk_identity};
 use crate::config::{Finding, Loaded};
 use crate::gate::certificate::{CertificateName, NameKind};
 use crate::gate::jwt::JwtKey;
@@ -48,8 +48,13 @@ use crate::proto::pem;
 
 /// Largest file, in bytes.
 const FILE_MAX: u64 = 64 << 20;
+/// What a line is that cannot be read as JSON.
+const NOT_JSON: &str = "is not JSON: the file is an array of objects, or has one object a line";
 /// Most faults that are printed.
 const FAULTS_SHOWN: usize = 20;
+/// Most characters of a value in a message.
+const VALUE_SHOWN: usize = 40;
+
 /// The columns.
 const COLUMNS: [&str; 16] = [
     "id",
@@ -186,10 +191,10 @@ pub(super) fn run(context: &Context, arguments: &DeviceImportArguments) -> Resul
     }
     let told = tell(context)?;
     if context.out.json {
-        return Ok(context.out.object(&json!({ "devices": devices.len(), "dry_run": false }))?);
+        return Ok(context.out.object(&told.with(json!({ "devices": devices.len(), "dry_run": false })))?);
     }
     let effect = match told {
-        Told::Reloaded => "they may connect now",
+        Told::Reloaded(_) => "they may connect now",
         Told::NotRunning => "tombolo is not running",
     };
     Ok(context.out.line(format_args!("imported {}; {effect}", plural(devices.len() as u64, "device")))?)
@@ -202,13 +207,13 @@ fn rows(text: &str) -> Result<Vec<Row>, (usize, String)> {
         None => Vec::new(),
         Some(b'[') => {
             let all: Vec<Value> =
-                serde_json::from_str(text).map_err(|error| (error.line(), "is not JSON".to_owned()))?;
+                serde_json::from_str(text).map_err(|error| (error.line(), NOT_JSON.to_owned()))?;
             all.into_iter().enumerate().map(|(at, value)| object(at + 1, value)).collect::<Result<_, _>>()?
         }
         Some(b'{') => {
             let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
             let one = |(at, line): (usize, &str)| {
-                let value = serde_json::from_str(line).map_err(|_| (at + 1, "is not JSON".to_owned()))?;
+                let value = serde_json::from_str(line).map_err(|_| (at + 1, NOT_JSON.to_owned()))?;
                 object(at + 1, value)
             };
             lines.map(one).collect::<Result<_, _>>()?
@@ -230,7 +235,12 @@ fn column(line: usize, name: &str) -> Result<String, (usize, String)> {
 }
 
 fn object(line: usize, value: Value) -> Result<Row, (usize, String)> {
-    let Value::Object(mut object) = value else { return Err((line, "is not an object".to_owned())) };
+    let Value::Object(mut object) = value else {
+        return Err((
+            line,
+            "is not an object, such as {\"id\": \"door-7\", \"psk\": \"generate\"}".to_owned(),
+        ));
+    };
     let tags = of_added(&mut object).map_err(|what| (line, what))?;
     let mut fields = BTreeMap::new();
     for (name, value) in object {
@@ -238,7 +248,7 @@ fn object(line: usize, value: Value) -> Result<Row, (usize, String)> {
         match value {
             Value::Null => {}
             Value::String(text) => drop(fields.insert(name, Zeroizing::new(text))),
-            _ => return Err((line, format!("{name} is not a text"))),
+            _ => return Err((line, format!("{name} is not a text; put its value in quotes"))),
         }
     }
     Ok(Row { line, fields, tags })
@@ -273,6 +283,7 @@ fn of_added(object: &mut Map<String, Value>) -> Result<Vec<(String, String)>, St
             return Err("jwt_keys has hashes only; the key itself is jwt_key".to_owned());
         }
     }
+    object.remove(super::ALSO_CHANGED);
     let mut tags = Vec::new();
     if let Some(Value::Object(_)) = object.get("tags")
         && let Some(Value::Object(all)) = object.remove("tags")
@@ -299,7 +310,11 @@ fn table(text: &str) -> Result<Vec<Row>, (usize, String)> {
             continue;
         }
         if record.len() != columns.len() {
-            let message = format!("has {} fields, and the header {}", record.len(), columns.len());
+            let message = format!(
+                "has {} fields, and the header {}; put a field that has a comma in it in quotes",
+                record.len(),
+                columns.len()
+            );
             return Err((line, message));
         }
         let filled = columns.iter().cloned().zip(record).filter(|(_, text)| !text.is_empty());
@@ -321,7 +336,11 @@ fn records(text: &str) -> Result<Vec<(usize, Vec<Zeroizing<String>>)>, (usize, S
                 None => quoted = false,
             },
             '"' if field.is_empty() => quoted = true,
-            '"' => return Err((line, "has a quote within a field".to_owned())),
+            '"' => return Err((
+                line,
+                "has a quote within a field; put the whole field in quotes, and write each quote in it twice"
+                    .to_owned(),
+            )),
             ',' if !quoted => record.push(std::mem::take(&mut field)),
             '\r' if !quoted && characters.peek() == Some(&'\n') => {}
             '\n' if !quoted => {
@@ -337,7 +356,11 @@ fn records(text: &str) -> Result<Vec<(usize, Vec<Zeroizing<String>>)>, (usize, S
         }
     }
     if quoted {
-        return Err((begun, "has a quote that is not closed".to_owned()));
+        return Err((
+            begun,
+            "has a quote that is not closed; end the field with a quote, and write each quote in it twice"
+                .to_owned(),
+        ));
     }
     if !field.is_empty() || !record.is_empty() {
         record.push(field);
@@ -346,31 +369,51 @@ fn records(text: &str) -> Result<Vec<(usize, Vec<Zeroizing<String>>)>, (usize, S
     Ok(records)
 }
 
+/// The beginning of a value, for a message.
+fn shortened(value: &str) -> String {
+    match value.char_indices().nth(VALUE_SHOWN) {
+        Some((end, _)) => format!("{}…", &value[..end]),
+        None => value.to_owned(),
+    }
+}
+
 /// The device of a row. Messages never have a secret in them.
 fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
     let get = |name: &str| row.fields.get(name).map(|text| text.as_str()).filter(|text| !text.is_empty());
-    let id = get("id").ok_or("has no id")?;
+    let id = get("id").ok_or("has no id; write one into the column id")?;
     let name = Name::parse(id).map_err(|error| format!("{id:?} is not a device id: {error}"))?;
-    let role = get("role").or(role).ok_or_else(|| format!("{id} has no role; --role names one for all"))?;
+    let role = get("role").or(role).ok_or_else(|| {
+        format!("{id} has no role; write one into the column role, or name one for all with --role")
+    })?;
     let role = Name::parse(role).map_err(|error| format!("{role:?} is not a role: {error}"))?;
     let label = get("label").map(str::to_owned);
     if label
         .as_ref()
         .is_some_and(|label| label.len() > super::add::LABEL_MAX || label.chars().any(char::is_control))
     {
-        return Err(format!("{id}: its label is too long, or has control characters"));
+        return Err(format!(
+            "{id}: label {:?} is too long, or has control characters; write up to {} bytes of text",
+            shortened(label.as_deref().unwrap_or_default()),
+            super::add::LABEL_MAX
+        ));
     }
     let mut tags = Tags::default();
     for tag in get("tags").into_iter().flat_map(|tags| tags.split(';')) {
-        let (tag, value) =
-            tag.split_once('=').ok_or_else(|| format!("{id}: tags is not like site=north;hall=2"))?;
-        tags.set(tag, value).map_err(|error| format!("{id}: tags: {error}"))?;
+        let (tag, value) = tag.split_once('=').ok_or_else(|| {
+            format!("{id}: tags: {:?} has no =; write tags like site=north;hall=2", shortened(tag))
+        })?;
+        tags.set(tag, value)
+            .map_err(|error| format!("{id}: tags: {:?}: {error}", shortened(&format!("{tag}={value}"))))?;
     }
     for (tag, value) in &row.tags {
-        tags.set(tag, value).map_err(|error| format!("{id}: tags: {error}"))?;
+        tags.set(tag, value)
+            .map_err(|error| format!("{id}: tags: {:?}: {error}", shortened(&format!("{tag}={value}"))))?;
     }
-    let parent = get("parent").map(Name::parse).transpose();
-    let parent = parent.map_err(|error| format!("{id}: parent is not a device id: {error}"))?;
+    let parent = get("parent").map(|text| {
+        Name::parse(text)
+            .map_err(|error| format!("{id}: parent {:?} is not a device id: {error}", shortened(text)))
+    });
+    let parent = parent.transpose()?;
     let mut made = Made::default();
     let psk = match get("psk") {
         None => None,
@@ -378,7 +421,13 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
             let identity = match get("psk-identity") {
                 None => id.as_bytes().to_vec(),
                 Some(text) => {
-                    parse_psk_identity(text).ok_or_else(|| format!("{id}: psk-identity is no identity"))?
+                    parse_psk_identity(text).ok_or_else(|| {
+                    format!(
+                        "{id}: psk-identity {:?} is no identity; write 1 to {PSK_IDENTITY_MAX} bytes of text, or hex: and two \
+                         hexadecimal digits for each byte",
+                        shortened(text)
+                    )
+                })?
                 }
             };
             let key = match text {
@@ -393,7 +442,12 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
                     made.psk = Some(Zeroizing::new(format!("hex:{}", *digits)));
                     key
                 }
-                text => parse_psk(text.as_bytes()).map_err(|error| format!("{id}: psk: {error}"))?,
+                text => parse_psk(text.as_bytes()).map_err(|error| {
+                    format!(
+                        "{id}: psk: {error}; write text:KEY, hex: and digits, or generate or generate-hex for one that is \
+                         made"
+                    )
+                })?,
             };
             Some(Psk { identity, key })
         }
@@ -403,7 +457,11 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
         Some(text) => {
             let username = get("mqtt-username").unwrap_or(id);
             if username.len() > USERNAME_MAX || username.chars().any(char::is_control) {
-                return Err(format!("{id}: mqtt-username is no user name"));
+                return Err(format!(
+                    "{id}: mqtt-username {:?} is no user name; write 1 to {USERNAME_MAX} bytes of text without control \
+                     characters",
+                    shortened(username)
+                ));
             }
             if let Some(password) = PasswordHash::parse(text) {
                 Some(Login { username: username.to_owned(), password })
@@ -412,7 +470,7 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
                 let refused = |_| {
                     format!(
                         "{id}: password is neither a hash, nor text: and a password, nor generated: and one of `device \
-                         keygen`, nor \"generate\""
+                         keygen`, nor \"generate\"; write generate, and one is made and printed once"
                     )
                 };
                 let (login, secret) = password::login(username, argument).map_err(refused)?;
@@ -427,29 +485,46 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
     let issuer = match get("certificate-issuer") {
         None => None,
         Some(text) => Some(
-            DistinguishedName::parse(text).map_err(|error| format!("{id}: certificate-issuer: {error}"))?,
+            DistinguishedName::parse(text).map_err(|error| {
+                format!(
+                    "{id}: certificate-issuer {:?}: {error}; write it as `openssl x509 -noout -issuer` prints it after \
+                     \"issuer=\"",
+                    shortened(text)
+                )
+            })?,
         ),
     };
     let mut certificate = None;
     for kind in NameKind::ALL {
         let Some(text) = get(kind.key()) else { continue };
         if certificate.is_some() {
-            return Err(format!("{id}: only one name may identify a certificate"));
+            return Err(format!(
+                "{id}: several names for a certificate; fill in one of certificate-uri, certificate-dns and certificate-cn"
+            ));
         }
         let named = CertificateName::new(kind, text, issuer.clone());
-        certificate = Some(named.map_err(|error| format!("{id}: {}: {error}", kind.key()))?);
+        certificate =
+            Some(named.map_err(|error| format!("{id}: {} {:?}: {error}", kind.key(), shortened(text)))?);
     }
     if issuer.is_some() && certificate.is_none() {
-        return Err(format!("{id}: there is no certificate-uri, -dns or -cn"));
+        return Err(format!(
+            "{id}: certificate-issuer has no certificate; fill in certificate-uri, certificate-dns or certificate-cn too"
+        ));
     }
     let public_key = match get("public-key") {
         None => None,
         Some(text) => Some(
-            parse_key_hash(text).ok_or_else(|| format!("{id}: public-key is not sha256: and 64 digits"))?,
+            parse_key_hash(text).ok_or_else(|| {
+                format!(
+                    "{id}: public-key {:?} is not sha256: and 64 hexadecimal digits, as `tombolo device show ID` prints it",
+                    shortened(text)
+                )
+            })?,
         ),
     };
-    let until =
-        get("jwt-until").map(date).transpose().map_err(|error| format!("{id}: jwt-until: {error}"))?;
+    let until = get("jwt-until")
+        .map(|text| date(text).map_err(|error| format!("{id}: jwt-until {:?}: {error}", shortened(text))));
+    let until = until.transpose()?;
     check_until(until, today())
         .map_err(|why| format!("{id}: jwt-until: {why}; write a later one, or leave the key out"))?;
     let mut jwt_keys = Vec::new();
@@ -463,7 +538,9 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
         && jwt_keys.is_empty()
         && parent.is_none()
     {
-        return Err(format!("{id} has no key, password, certificate or parent"));
+        return Err(format!(
+            "{id} has no key, password, certificate or parent; with generate in the column psk or password one is made"
+        ));
     }
     let plain = Device::new(name, role);
     let device = Device {
@@ -640,7 +717,22 @@ mod tests {
             ("id,role,password\na,r,SECRET\n", "2: a: password is neither"),
             ("id,role,password\na,r,generated:SECRET\n", "2: a: password is neither"),
             ("id,role,jwt-key\na,r,AAAA\n", "2: a: jwt-key is not a public key"),
-            ("id,role,jwt-until,psk\na,r,soon,text:x\n", "2: a: jwt-until"),
+            ("id,role,jwt-until,psk\na,r,soon,text:x\n", "2: a: jwt-until \"soon\": write a date like"),
+            (
+                "id,role,psk,psk-identity\na,r,text:x,hex:0\n",
+                "2: a: psk-identity \"hex:0\" is no identity; write 1 to",
+            ),
+            ("id,role,tags\na,r,north\n", "2: a: tags: \"north\" has no =; write tags like"),
+            ("id,role,parent\na,r,b/c\n", "2: a: parent \"b/c\" is not a device id: "),
+            (
+                "id,role,public-key\na,r,sha256:00\n",
+                "2: a: public-key \"sha256:00\" is not sha256: and 64 hexadecimal digits",
+            ),
+            ("id,role,certificate-dns\na,r,*.x\n", "2: a: certificate-dns \"*.x\": "),
+            (
+                "id,role,psk\na,r,SECRET\n",
+                "2: a: psk: the key begins with neither \"hex:\" nor \"text:\"; write text:KEY, hex:",
+            ),
             (
                 "id,role,jwt-until,psk\na,r,2026-01-31,text:x\n",
                 "2: a: jwt-until: 2026-01-31T00:00:00Z is over",

@@ -61,13 +61,28 @@ pub fn run(context: &Context, command: DeviceCommand) -> Result<(), CommandError
 
 /// Whether the daemon applied the change.
 enum Told {
-    /// The change is in force.
-    Reloaded,
+    /// The change is in force. With it what else had changed in the configuration: its keys.
+    Reloaded(Vec<String>),
     /// It takes effect at the next start.
     NotRunning,
 }
 
-/// Makes the running daemon reload its devices.
+impl Told {
+    /// The change as an object, with what else the reload took up.
+    fn with(&self, mut object: Value) -> Value {
+        if let Told::Reloaded(also) = self
+            && !also.is_empty()
+        {
+            object[ALSO_CHANGED] = json!(also);
+        }
+        object
+    }
+}
+
+/// The key of the object that has what else the reload took up.
+const ALSO_CHANGED: &str = "also_changed";
+
+/// Makes the running daemon reload.
 fn tell(context: &Context) -> Result<Told, CommandError> {
     take_up(context).map_err(|why| {
         CommandError::Failed(format!(
@@ -82,7 +97,7 @@ fn tell_withdrawn(context: &Context, id: &str) -> Result<Told, CommandError> {
     take_up(context).or_else(|why| match running::ask(context, Some(id)) {
         Err(ClientError::Failed(Failure { code: Code::NotFound, .. })) => {
             note(format_args!("the gateway goes on with the configuration it has, without {id}: {why}"));
-            Ok(Told::Reloaded)
+            Ok(Told::Reloaded(Vec::new()))
         }
         _ => Err(CommandError::Failed(format!(
             "the file is changed, but the running daemon has not taken it up: {why}"
@@ -90,12 +105,23 @@ fn tell_withdrawn(context: &Context, id: &str) -> Result<Told, CommandError> {
     })
 }
 
-/// Has the running daemon reload; why it does not, and what there is to do.
+/// Has the running daemon reload; why it does not, and what there is to do. What it takes up beside
+/// the registry is said: somebody may be at work on those files.
 fn take_up(context: &Context) -> Result<Told, String> {
     let ask = || context.daemon().and_then(|mut daemon| daemon.ask(&Request::Reload {}, SLOW_ANSWER));
     let told = patiently("waiting for the running gateway to take it up", ask);
     match told {
-        Ok(_) => Ok(Told::Reloaded),
+        Ok(answer) => {
+            let keys = answer.get("changed").and_then(Value::as_array).into_iter().flatten();
+            let also: Vec<String> = keys.filter_map(|key| Some(key.as_str()?.to_owned())).collect();
+            if !also.is_empty() {
+                note(format_args!(
+                    "the gateway has reloaded, and its other files had changed too: {} in force now as there",
+                    are_named(&also)
+                ));
+            }
+            Ok(Told::Reloaded(also))
+        }
         Err(ClientError::NotRunning { .. }) => Ok(Told::NotRunning),
         Err(error) => {
             let text = error.to_string();
@@ -108,6 +134,19 @@ fn take_up(context: &Context) -> Result<Told, String> {
         }
     }
 }
+
+/// At most [`KEYS_NAMED`] keys, and how many more there are.
+fn are_named(keys: &[String]) -> String {
+    let named = keys[..keys.len().min(KEYS_NAMED)].join(", ");
+    match keys.len().saturating_sub(KEYS_NAMED) {
+        0 if keys.len() == 1 => format!("{named} is"),
+        0 => format!("{named} are"),
+        more => format!("{named} and {more} more are"),
+    }
+}
+
+/// Most keys that are named of what else a reload took up.
+const KEYS_NAMED: usize = 8;
 
 /// A finding's text without its level, as the reason of a failure.
 fn without_level(finding: &crate::config::Finding) -> String {
@@ -143,10 +182,10 @@ fn remove_device(context: &Context, id: &str) -> Result<(), CommandError> {
         note(finding);
     }
     if context.out.json {
-        return Ok(context.out.object(&json!({ "id": id, "removed": true }))?);
+        return Ok(context.out.object(&told.with(json!({ "id": id, "removed": true })))?);
     }
     let effect = match told {
-        Told::Reloaded => "its sessions are closed; its stored readings are still sent to the broker",
+        Told::Reloaded(_) => "its sessions are closed; its stored readings are still sent to the broker",
         Told::NotRunning => "tombolo is not running",
     };
     Ok(context.out.line(format_args!("removed {id} ({}); {effect}", file.display()))?)

@@ -217,8 +217,8 @@ pub(super) fn say(
     let target = match tls {
         Some(reach) if reach.fits || plain.is_none() => {
             let machine = match (reach.is_local, client::is_local(&mqtt.listen)) {
-                (_, true) => "this machine (it listens for no other; [mqtt] listen decides)",
-                (true, false) => "this machine (the certificate has no other name)",
+                (_, true) => "this machine, because [mqtt] listen has no address for others",
+                (true, false) => "this machine, because the certificate has no other name",
                 (false, false) => "any machine that reaches this one",
             };
             let (host, port) = (shell_word(&reach.host), reach.port);

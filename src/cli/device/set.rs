@@ -35,18 +35,12 @@ impl Proofs {
                 Some(Some(name.to_owned()))
             }
         };
-        let issuer = match arguments.certificate_issuer.as_deref() {
+        let issuer = match arguments.known_by.certificate_issuer.as_deref() {
             None => None,
             Some("") => Some(None),
             Some(text) => Some(Some(add::issuer(text)?)),
         };
-        let given = [
-            (NameKind::Uri, &arguments.certificate_uri),
-            (NameKind::Dns, &arguments.certificate_dns),
-            (NameKind::CommonName, &arguments.certificate_cn),
-        ];
-        let given = given.into_iter().find_map(|(kind, name)| Some((kind, name.as_deref()?)));
-        let certificate = match given {
+        let certificate = match arguments.known_by.name() {
             None => None,
             Some((_, "")) => Some(None),
             Some((kind, name)) => {
@@ -60,7 +54,7 @@ impl Proofs {
                 "--certificate-issuer needs a certificate, and an empty name takes it away".to_owned(),
             ));
         }
-        let public_key = match arguments.public_key.as_deref() {
+        let public_key = match arguments.known_by.public_key.as_deref() {
             None => None,
             Some("") => Some(None),
             Some(argument) => Some(Some(add::public_key(argument)?)),
@@ -205,13 +199,13 @@ pub(super) fn run(context: &Context, arguments: DeviceSetArguments) -> Result<()
         loaded.mute_child(&device).into_iter().for_each(note);
     }
     if context.out.json {
-        return Ok(context.out.object(&json!({
+        return Ok(context.out.object(&told.with(json!({
             "id": id, "role": device.role.as_str(), "label": device.label,
             "tags": super::tag_entry(Some(&device.tags)), "parent": device.parent.as_ref().map(Name::as_str),
             "mqtt_username": device.login.as_ref().map(|login| login.username.as_str()),
             "certificate": device.certificate.as_ref().map(super::certificate),
             "public_key": device.public_key.as_ref().map(format_key_hash),
-        }))?);
+        })))?);
     }
     let running = match is_known_by_else {
         true => "in force now, and sessions of what it was known by are closed",

@@ -52,17 +52,17 @@ pub(super) fn run(context: &Context, id: &str, act: Act, faults: Vec<Finding>) -
     let file = done.map_err(|finding| CommandError::Failed(without_level(&finding)))?;
     let told = tell_withdrawn(context, id)?;
     if context.out.json {
-        return Ok(context.out.object(&match act {
+        return Ok(context.out.object(&told.with(match act {
             Act::Disable => json!({ "id": id, "enabled": false }),
             Act::Remove => json!({ "id": id, "removed": true }),
-        })?);
+        }))?);
     }
     let what = match act {
         Act::Disable => format!("disabled {id}"),
         Act::Remove => format!("removed {id} ({})", file.display()),
     };
     let effect = match told {
-        Told::Reloaded => {
+        Told::Reloaded(_) => {
             "its sessions are closed, and it cannot connect; its stored readings are still sent"
         }
         Told::NotRunning => "tombolo is not running",

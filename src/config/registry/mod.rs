@@ -614,8 +614,8 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
         let message = "it exists already".to_owned();
         let advice = match known.source {
             DeviceSource::Registry => format!(
-                "`tombolo device rekey {id}` gives it a new key, `tombolo device set {id}` another role or label; to begin \
-                 anew, `tombolo device remove {id}`"
+                "`tombolo device rekey {id} --psk` gives it a new key, `tombolo device set {id} --role ROLE` another role; to \
+                 begin anew, `tombolo device remove {id}`"
             ),
             DeviceSource::Configuration => "change it there, or use another name".to_owned(),
         };

@@ -166,8 +166,16 @@ impl Context<'_> {
     }
 
     fn out_of_sight(&mut self, subject: &str, key: &[&str]) {
-        let advice = "LoadCredential= in the unit provides it; check again with the service running";
-        self.warn(subject, key, "this credential cannot be seen from outside the service", advice);
+        if self.sources.main.as_path() == Path::new(PACKAGED) {
+            let advice = "LoadCredential= in the unit provides it; check again with the service running";
+            self.warn(subject, key, "this credential cannot be seen from outside the service", advice);
+            return;
+        }
+        // A gateway of somebody's own: no unit is known that could provide it.
+        let message = "only systemd provides credentials, and $CREDENTIALS_DIRECTORY is not set here";
+        let advice = "name the file itself, without credential:, or set CREDENTIALS_DIRECTORY to the folder that it is in; \
+                      in a unit of your own LoadCredential= provides it";
+        self.warn(subject, key, message, advice);
     }
 
     /// This user may not look; the service may be able to.

@@ -139,8 +139,10 @@ pub(super) fn served(
         let key = ["device", id.as_str()];
         if written.is_left_over {
             let message = "there is no such device, so its tables observe and poll are without effect";
-            let advice =
-                format!("take {} out, or add the device: `tombolo device add {id}`", written.tables(id));
+            let advice = format!(
+                "take {} out, or add the device: `tombolo device add {id} --role ROLE --psk`",
+                written.tables(id)
+            );
             let place: Vec<&str> = key.into_iter().chain(written.first().into_iter().flatten()).collect();
             cx.warn(&format!("device {id}"), &place, message, &advice);
             continue;

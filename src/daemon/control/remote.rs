@@ -95,11 +95,11 @@ impl Desk {
                     registry::change(&loaded, id.as_str(), |entry| {
                         let device = &mut entry.device;
                         if device.certificate.is_none() && device.public_key.is_none() {
-                            return Err(
-                                "has no certificate or public key: `tombolo device rekey` on the gateway \
-                                        gives it another pre-shared key or password"
-                                    .to_owned(),
-                            );
+                            return Err(format!(
+                                "has no certificate or public key; on the gateway `tombolo device rekey {} --psk` gives it \
+                                 another pre-shared key, and with --password another password",
+                                device.id
+                            ));
                         }
                         (device.certificate, device.public_key) =
                             (credential.certificate, credential.public_key);
