@@ -7,13 +7,17 @@
 //! right  a b c   d e f | …      a message of six
 //! ```
 //!
-//! With [`cobs`](super::cobs) a zero stands between the two, as the code byte behind it says so.
+//! A zero may stand between the two, which changes none of these checksums: the code byte behind a
+//! delimiter of [`cobs`](super::cobs) that was lost says so, and a delimiter may be damaged to one.
 //!
 //! By chance, one place in 256 of a message is such an end as well, if the checksum has 8 bits. So
 //! the sizes that came before tell: a frame is in doubt if it can be divided into frames whose
 //! checksums are right and that have sizes of such as counted, while its own size is none of a
 //! device that sends it again and again ([`USUAL`]). It counts if it comes a second time and no
-//! part of it came alone lately: the device sends it, and its parts are by chance.
+//! part of it came alone lately: the device sends it, and its parts are by chance. Of a device of
+//! many sizes too many frames would be in doubt, so none is ([`Joined::is_many`]).
+
+use std::ops::Range;
 
 use super::super::checksum::{Checksum, Placement};
 
@@ -24,18 +28,23 @@ const RECENT: usize = 8;
 /// Places at most at which a part may end: a bound for the time.
 const PARTS_MAX: usize = 32;
 
-/// A zero in front changes none of these checksums, and that is what a lost delimiter of
-/// [`cobs`](super::cobs) is decoded to.
-const DELIMITER: u8 = 0;
+/// What may stand between two parts.
+const BETWEEN: u8 = 0;
+/// Most sizes of a device whose frames are doubted, with a checksum of one byte: of frames with
+/// another size, 1.5 % are divided by chance then.
+const SIZES_SHORT: usize = 4;
+/// The same with a longer one: 0.1 %.
+const SIZES_LONG: usize = 64;
 
 /// What came on a line whose checksums may be joined.
 #[derive(Clone, Debug)]
 pub(super) struct Joined {
     checksum: Checksum,
     placement: Placement,
-    is_cobs: bool,
     /// How many frames of each size counted, at most [`USUAL`]; `0..=FRAME_MAX` entries.
     sizes: Vec<u8>,
+    /// Sizes that came.
+    count: usize,
     /// What tells the last frames that counted from others, the newest last.
     recent: Vec<u32>,
     /// The last one in doubt.
@@ -44,10 +53,10 @@ pub(super) struct Joined {
 
 impl Joined {
     /// `None`: the checksum of joined messages is wrong, as any.
-    pub(super) fn new(checksum: Option<Checksum>, placement: Placement, is_cobs: bool) -> Option<Joined> {
+    pub(super) fn new(checksum: Option<Checksum>, placement: Placement) -> Option<Joined> {
         let checksum = checksum.filter(|checksum| placement.joins(*checksum))?;
-        let (sizes, recent, doubted) = Default::default();
-        Some(Joined { checksum, placement, is_cobs, sizes, recent, doubted })
+        let (sizes, count, recent, doubted) = Default::default();
+        Some(Joined { checksum, placement, sizes, count, recent, doubted })
     }
 
     /// Whether this frame, whose checksum is right, counts.
@@ -55,6 +64,7 @@ impl Joined {
         let size = frame.len();
         let print = Checksum::Crc32.of(frame);
         if self.seen(size) < USUAL
+            && !self.is_many()
             && let Some(parts) = self.parts(frame)
         {
             let is_again = self.doubted.replace(print) == Some(print);
@@ -67,6 +77,7 @@ impl Joined {
             self.sizes.resize(size + 1, 0);
         }
         if let Some(seen) = self.sizes.get_mut(size) {
+            self.count += usize::from(*seen == 0);
             *seen = (*seen + 1).min(USUAL);
         }
         if self.recent.len() == RECENT {
@@ -76,39 +87,40 @@ impl Joined {
         true
     }
 
+    /// Whether the device sends messages of many sizes.
+    fn is_many(&self) -> bool {
+        self.count > if self.checksum.width() == 1 { SIZES_SHORT } else { SIZES_LONG }
+    }
+
     fn seen(&self, size: usize) -> u8 {
         self.sizes.get(size).copied().unwrap_or(0)
     }
 
     /// The frames that this one can be divided into, two or more, each of a size that came before.
     fn parts<'f>(&self, frame: &'f [u8]) -> Option<Vec<&'f [u8]>> {
-        // Where a part ends, and where it began.
-        let mut ends: Vec<(usize, usize)> = vec![(0, 0)];
+        // Parts that lead on from the begin, and the place in this list of the one before each.
+        let mut found: Vec<(Range<usize>, usize)> = vec![(0..0, 0)];
         for end in self.placement.ends(self.checksum, frame) {
-            // The first one that leads on: the part is as long as it can be.
-            let begins = ends.iter().map(|(end, _)| self.begin(frame, *end));
-            let begin = begins.clone().find(|begin| {
-                let size = end.saturating_sub(*begin);
-                size < frame.len() && self.seen(size) > 0
+            let is_last = end == frame.len();
+            let part = found.iter().enumerate().find_map(|(at, (before, _))| {
+                let begins = [Some(before.end), Joined::behind_zero(frame, before.end)];
+                let mut parts = begins.into_iter().flatten().map(|begin| begin..end);
+                let part = parts.find(|part| part.len() < frame.len() && self.seen(part.len()) > 0)?;
+                Some((part, at))
             });
-            match begin {
-                Some(begin) if end == frame.len() || ends.len() < PARTS_MAX => ends.push((end, begin)),
-                _ => {}
-            }
+            found.extend(part.filter(|_| is_last || found.len() < PARTS_MAX));
         }
-        let mut at = frame.len();
+        let (mut part, mut before) = found.last().filter(|(part, _)| part.end == frame.len())?.clone();
         let mut parts = Vec::new();
-        while at > 0 {
-            let (_, begin) = ends.iter().find(|(end, _)| *end == at)?;
-            parts.push(frame.get(*begin..at)?);
-            at = *ends.iter().map(|(end, _)| end).find(|end| self.begin(frame, **end) == *begin)?;
+        while !part.is_empty() {
+            parts.push(frame.get(part)?);
+            (part, before) = found.get(before)?.clone();
         }
         Some(parts)
     }
 
-    /// Where the part begins behind one that ends there.
-    fn begin(&self, frame: &[u8], end: usize) -> usize {
-        let is_joint = self.is_cobs && end > 0 && frame.get(end) == Some(&DELIMITER);
-        end + usize::from(is_joint)
+    /// Where a part may begin behind one that ends there, if a zero is between them.
+    fn behind_zero(frame: &[u8], end: usize) -> Option<usize> {
+        (end > 0 && frame.get(end) == Some(&BETWEEN)).then_some(end + 1)
     }
 }

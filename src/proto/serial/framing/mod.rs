@@ -457,11 +457,7 @@ impl Decoder {
             begin: Begin::of(&settings.framing, settings.checksum, settings.placement, &settings.start),
             doubt: doubt::Doubt::opened(),
             search: search::Search::opened(),
-            joined: joined::Joined::new(
-                settings.checksum.filter(|_| !is_tried),
-                settings.placement,
-                settings.framing == Framing::Cobs,
-            ),
+            joined: joined::Joined::new(settings.checksum.filter(|_| !is_tried), settings.placement),
             labels: settings.label_end.map(labels::Labels::new),
             interleaved: settings.interleaved.map(interleaved::Filter::new),
             looked_at: None,
@@ -474,7 +470,9 @@ impl Decoder {
 
     /// The port was reopened: an incomplete frame is dropped.
     pub fn reopen(&mut self, now: Instant) {
+        let joined = self.joined.take();
         self.clear();
+        self.joined = joined;
         self.begin(now);
     }
 
@@ -546,13 +544,10 @@ impl Decoder {
         if self.is_stalled {
             return self.whole_frames().is_some();
         }
-        // Where a zero behind a frame changes nothing, it may be the first byte of the next one.
-        let hides_zeros = self.checksum.is_some_and(|checksum| self.placement.hides_zeros(checksum));
+        // Where a zero behind a frame is right, too, it may be the first byte of the next one.
+        let is_sure = frame.strip_suffix(&[0]).is_none_or(|shorter| self.strip(shorter).is_none());
         let has_room = !self.skipping && self.buffer.over == 0 && frame.starts_with(&self.start);
-        has_room
-            && !(hides_zeros && frame.ends_with(&[0]))
-            && self.checksum.filter(is_crc).is_some()
-            && self.strip(frame).is_some()
+        is_sure && has_room && self.checksum.filter(is_crc).is_some() && self.strip(frame).is_some()
     }
 
     /// What came until now belongs to nothing that comes: an incomplete frame is dropped, and the
@@ -565,6 +560,8 @@ impl Decoder {
         self.counters.dropped += held as u64;
         (self.is_behind, self.opened_at, self.last_byte_at) = (false, None, None);
         (self.awaits_silence, self.is_stalled) = (false, false);
+        // One answer to one question: there are no two to be joined.
+        self.joined = None;
         self.burst = burst::Burst::in_step();
         self.doubt = doubt::Doubt::in_step();
         self.search.ask();
