@@ -295,11 +295,11 @@ impl Certificates {
     }
 
     /// The key towards devices, where the gateway renews it by itself; or the last one that worked,
-    /// where what is in the files does not: `loaded`.
-    pub fn server_key(&self, loaded: Option<&Arc<ServerKey>>) -> Option<Arc<ServerKey>> {
+    /// where what is in the files does not: `loaded`. `None` if `settings` name no files any more.
+    pub fn server_key(&self, settings: &Settings, loaded: Option<&Arc<ServerKey>>) -> Option<Arc<ServerKey>> {
         let entries = self.entries.borrow();
         let entry = entries.iter().find(|entry| entry.dtls.is_some())?;
-        if entry.files.is_some() && loaded.is_some() {
+        if entry.files.is_some() && (loaded.is_some() || settings.coap.certificate_files.is_none()) {
             return None;
         }
         entry.dtls.as_ref()?.present()

@@ -641,15 +641,15 @@ impl Desk {
         }
     }
 
-    /// The certificates that devices are judged by from now on, if they changed.
+    /// The certificates that devices are judged by from now on, if they changed. The gateway's own may
+    /// have come into use since they were loaded last.
     fn changed_certificates(&self, settings: &Settings, changes: &Changes) -> Option<DtlsCertificates> {
-        changes.certificates.then(|| {
-            let mut certificates = settings.coap.certificates.clone();
-            if let Some(key) = self.certificates.server_key(certificates.key.as_ref()) {
-                certificates.key = Some(key);
-            }
-            certificates
-        })
+        let mut certificates = settings.coap.certificates.clone();
+        if let Some(key) = self.certificates.server_key(settings, certificates.key.as_ref()) {
+            certificates.key = Some(key);
+        }
+        let is_gone = self.in_force.key.is_some() && certificates.key.is_none();
+        (changes.certificates || is_gone).then_some(certificates)
     }
 
     /// Goes by other rules, devices and keys.

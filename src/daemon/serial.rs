@@ -39,7 +39,7 @@ use crate::proto::serial::slipmux;
 use crate::proto::serial::{State, timeout_advised_ms};
 use crate::southbound::serial::intake;
 use crate::southbound::serial::io::{self, Host};
-use crate::southbound::serial::legibility::{Fault, Shown};
+use crate::southbound::serial::legibility::{Cause, Fault, Shown};
 use crate::southbound::serial::line_time::{self, Demand};
 use crate::southbound::serial::settings::{self, Duty, Settings};
 use crate::southbound::serial::units::UnitView;
@@ -574,6 +574,11 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
     }
 }
 
+/// Whether the last answer was cut off by the closing of the line.
+fn is_cut(fault: Option<&Fault>) -> bool {
+    fault.is_some_and(|fault| fault.cause() == Cause::Bad(Bad::Cut))
+}
+
 /// Why a device that is asked gives no reading.
 fn why_not(standing: &poll::Standing, fault: Option<&Fault>) -> Option<String> {
     let counters = &standing.counters;
@@ -588,6 +593,9 @@ fn why_not(standing: &poll::Standing, fault: Option<&Fault>) -> Option<String> {
         }
         State::Degraded if standing.is_single => {
             "it answers a question only if one went before it; if it must be woken, set wake"
+        }
+        State::Degraded | State::Down if is_cut(fault) => {
+            return seen.map(|(why, advice)| format!("its answers are cut off: {why}; {advice}"));
         }
         State::Down if standing.failing == Some(poll::Failure::Closed) => {
             "the connection is closed in place of an answer"
@@ -880,6 +888,9 @@ impl Taker for PortTaker<'_> {
             },
             poll::Event::Down { failure } => {
                 let reason = match failure {
+                    poll::Failure::Closed if is_cut(fault) => {
+                        "its answers are cut off by the closing of the line"
+                    }
                     poll::Failure::Silent => "silence",
                     poll::Failure::Damaged => "only damaged answers came, or none with an end",
                     poll::Failure::Closed => "the connection is closed in place of an answer",

@@ -237,3 +237,26 @@ fn files_for_devices_are_taken_up_by_themselves_and_half_a_file_is_not() {
     assert_eq!(served(), second);
     assert_eq!(certificate_named(&site.daemon, "coap-files")["serial"], serial);
 }
+
+#[test]
+fn files_for_devices_that_the_configuration_names_no_more_are_not_used_any_more() {
+    let devices = "[device.front]\nrole = \"sensor\"\ncertificate-dns = \"front.example\"\n";
+    let files = "certificate-file = \"gateway.pem\"\nkey-file = \"gateway.key\"\n";
+    let coap = format!("[coap]\nclient-ca-file = \"ca.pem\"\n{files}");
+    let site = Site::build("files-taken-out", devices, "", |text| text.replace("[coap]\n", &coap));
+    site.pki.issue("front", &["front.example"]);
+    site.pki.issue("gateway", &["localhost"]);
+    let served = || renewals::served(&site, &site.folder.join("ca.pem"));
+    wait_for("a handshake", || served().contains("BEGIN"));
+    let main = site.folder.join("tombolo.toml");
+    let text = std::fs::read_to_string(&main).expect("the configuration");
+    std::fs::write(&main, text.replace(files, "")).expect("it is written");
+    let reload = || {
+        let (code, answer) = site.daemon.command(&["reload", "--json"]);
+        assert_eq!(code, 0, "{answer}");
+        serde_json::from_str::<Value>(&answer).expect("JSON")["changed"].clone()
+    };
+    assert_eq!(reload(), serde_json::json!(["coap certificates"]));
+    assert_eq!(served(), "");
+    assert_eq!(reload(), serde_json::json!([]));
+}

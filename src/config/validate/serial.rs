@@ -166,8 +166,13 @@ fn advise_framing(cx: &mut Context<'_>, name: &str, port: &Port) {
     }
     let begin = Begin::of(&framing.framing, framing.checksum, framing.placement, &framing.start);
     if begin != Begin::Frame && poll.is_none() && matches!(port.port, PortName::Tcp { .. }) {
-        let start = "set start to the bytes that each message begins with, with framing = \"fixed\"; or let the converter \
-                     send after each pause of the line";
+        let start = match framing.framing {
+            Framing::Length(_) => "let the converter send after each pause of the line",
+            _ => {
+                "set start to the bytes that each message begins with, with framing = \"fixed\"; or let the converter send after \
+                 each pause of the line"
+            }
+        };
         let (message, advice) = match begin {
             _ if framing.checksum.is_none() => (
                 "without start and checksum only silences tell where a message begins, and a converter that collects bytes \

@@ -92,12 +92,13 @@ impl Cause {
             Cause::Bad(Bad::Incomplete) => ("incomplete", "compare framing, baud and parity"),
             Cause::Bad(Bad::Cut) => (
                 "the line was closed before gap was over",
-                "set gap to less than the time after which the device closes it, or a framing that says where a message \
-                 ends (fixed, length, markers, line)",
+                "set gap to less than the time after which the device closes it, checksum if it sends a CRC, or a framing that \
+                 says where a message ends (fixed, length, markers, line)",
             ),
             Cause::Bad(Bad::Burst) => (
                 "no whole message came between two silences, and the checksum is right for others than whole ones, too",
-                "compare size; set start to the bytes that each message begins with, as a converter may hold bytes back",
+                "compare size or the length: bytes behind each message, such as a line end, count in it (checksum-tail leaves them \
+                 out); set start to the bytes that each message begins with",
             ),
             Cause::Bad(Bad::Stalled) => (
                 "the gateway stood still for longer than gap, and what came meanwhile may be several messages, joined",
