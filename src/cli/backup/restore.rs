@@ -37,6 +37,7 @@ use crate::config::trial::io as trial;
 use crate::config::{LayerText, Origin, state_dir};
 use crate::control::io::client::{Client, ClientError, SLOW_ANSWER};
 use crate::control::protocol::Request;
+use crate::credential::store::STATE;
 use crate::durable::io::{create_directory, regular, sync_folder, write_atomically};
 use crate::update::io::untrusted::Folder;
 
@@ -297,6 +298,12 @@ fn is_held(name: &str) -> bool {
     name.starts_with("state/gateway-id") || name.starts_with("state/certificates/")
 }
 
+/// What of that changes from day to day, while certificates and id stay: what was tried and when.
+fn is_of_the_day(name: &str) -> bool {
+    let (folder, file) = name.rsplit_once('/').unwrap_or_default();
+    file == STATE && folder.starts_with("state/certificates/")
+}
+
 /// The running daemon, if it may stay running.
 fn daemon(context: &Context, before: &Collected, members: &[Member]) -> Result<Option<Client>, CommandError> {
     let client = match context.daemon() {
@@ -311,7 +318,7 @@ fn daemon(context: &Context, before: &Collected, members: &[Member]) -> Result<O
         }
         Err(error) => return Err(error.into()),
     };
-    let held = |member: &&Member| is_held(&member.name);
+    let held = |member: &&Member| is_held(&member.name) && !is_of_the_day(&member.name);
     let of = |members: &[Member]| -> BTreeMap<String, Zeroizing<Vec<u8>>> {
         let held = members.iter().filter(held);
         held.map(|member| (member.name.clone(), member.content.clone())).collect()
