@@ -654,6 +654,9 @@ impl Decoder {
                 _ if self.awaits_start() => self.scan(true, sink),
                 _ => {
                     // A wrong length may have swallowed good frames, or one waits for the next.
+                    if matches!(self.scanner, Scanner::Length(_)) && self.checksum.is_some() {
+                        self.give_up_front();
+                    }
                     if matches!(self.scanner, Scanner::Length(_) | Scanner::Fixed(_))
                         && (!self.start.is_empty() || self.is_searching())
                     {
@@ -669,6 +672,15 @@ impl Decoder {
                     self.forget_behind();
                 }
             }
+        }
+    }
+
+    /// What is at the front of the buffer is no frame, though one may follow it.
+    fn give_up_front(&mut self) {
+        if !self.buffer.is_empty() && !std::mem::replace(&mut self.skipping, true) {
+            let shown = self.buffer.bytes.len().min(SHOWN_MAX);
+            self.last_bad = Some((Bad::Incomplete, self.buffer.bytes[..shown].to_vec()));
+            self.counters.count(Bad::Incomplete);
         }
     }
 
@@ -963,7 +975,7 @@ impl Decoder {
                 Scanner::Fixed(size) => length::Size::Known(*size),
                 _ => break,
             };
-            let is_over = last && !self.start.is_empty();
+            let is_over = last && (lost || !self.start.is_empty());
             let size = match size {
                 length::Size::Unknown if !is_over => break,
                 length::Size::Known(size) if size <= self.buffer.max && (!is_over || size <= rest.len()) => {
