@@ -78,8 +78,22 @@ fn is_sequence(symbols: &[u8]) -> bool {
 /// keys: Password12345678.
 fn is_word_and_digits(key: &[u8]) -> bool {
     const WORDS: [&[u8]; 16] = [
-        b"admin", b"changeme", b"default", b"device", b"gateway", b"geheim", b"key", b"letmein", b"passwd",
-        b"password", b"passwort", b"psk", b"secret", b"sensor", b"test", b"welcome",
+        b"admin",
+        b"changeme",
+        b"default",
+        b"device",
+        b"gateway",
+        b"geheim",
+        b"key",
+        b"letmein",
+        b"passwd",
+        b"password",
+        b"passwort",
+        b"psk",
+        b"secret",
+        b"sensor",
+        b"test",
+        b"welcome",
     ];
     let letters = key.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
     let (word, digits) = key.split_at(letters);
