@@ -24,6 +24,8 @@ pub enum CommandError {
     Configuration(Vec<Finding>),
     /// The command failed; the text names the cause and the remedy.
     Failed(String),
+    /// The same, because of faults in a file: each has its `line`, if known, and its `message`.
+    Faults(String, Vec<serde_json::Value>),
     /// It is done, but part of the configuration is not in force; the text names it.
     Partly(String),
     /// The output is complete; only the exit status is set.
@@ -46,7 +48,7 @@ impl CommandError {
             CommandError::Usage(_) => USAGE,
             CommandError::Partly(_) => PARTLY,
             CommandError::Configuration(_) | CommandError::SaidOfConfiguration => CONFIGURATION,
-            CommandError::Failed(_) | CommandError::Said => FAILED,
+            CommandError::Failed(_) | CommandError::Faults(..) | CommandError::Said => FAILED,
             CommandError::Gone(Gone(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => 0,
             CommandError::Gone(_) => FAILED,
         }

@@ -179,18 +179,29 @@ impl Found {
 
     fn acl(&mut self, text: &str) {
         self.has_acl = true;
-        let mut user: Option<&str> = None;
+        let (mut user, mut nameless): (Option<&str>, bool) = (None, false);
         for (line, text) in lines(text) {
             let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
             let rest = rest.trim();
             match word {
-                "user" => user = Some(rest),
+                "user" if rest.is_empty() => {
+                    (user, nameless) = (None, true);
+                    self.skip(ACL, line, text, "it names no user, and mosquitto refuses a file with it");
+                }
+                "user" => (user, nameless) = (Some(rest), false),
                 "topic" | "pattern" => {
                     let (kind, filter) = match rest.split_once(char::is_whitespace) {
                         Some((kind @ ("read" | "write" | "readwrite" | "deny"), filter)) => {
                             (kind, filter.trim())
                         }
-                        _ => ("readwrite", rest),
+                        Some((kind, _)) => {
+                            let why = format!(
+                                "{kind:?} is none of read, write, readwrite and deny, and mosquitto refuses a file with it"
+                            );
+                            self.skip(ACL, line, text, why);
+                            continue;
+                        }
+                        None => ("readwrite", rest),
                     };
                     let mut access = Access {
                         line,
@@ -203,7 +214,10 @@ impl Found {
                         is_lost: false,
                     };
                     if !access.is_pattern && user.is_none() {
-                        let why = "it is of anonymous clients, and nobody is anonymous here";
+                        let why = match nameless {
+                            true => "the line user before it names no user",
+                            false => "it is of anonymous clients, and nobody is anonymous here",
+                        };
                         self.skip(ACL, line, text, why);
                         continue;
                     }
@@ -603,6 +617,21 @@ mod tests {
             [(PASSWORDS, 3), (PASSWORDS, 4), (ACL, 1), (ACL, 9), (ACL, 10)].into_iter().chain(conf).collect();
         assert_eq!(places, expected, "{:?}", found.unmapped);
         assert!(found.unmapped.iter().all(|one| !one.text.contains("secret") && !one.text.contains("$7$")));
+    }
+
+    #[test]
+    fn an_access_word_and_a_user_that_mosquitto_refuses_become_no_rule() {
+        let mut found = Found::default();
+        found.passwords(&format!("anna:{HASH}\n"));
+        found.acl("user anna\ntopic foo bar\npattern writ own/%u\ntopic foo\nuser\ntopic read lost\nuser anna\ntopic read a b\n");
+        let listed: Vec<(usize, &str)> =
+            found.unmapped.iter().map(|one| (one.line, one.why.as_str())).collect();
+        assert_eq!(listed.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 3, 5, 6], "{listed:?}");
+        assert!(listed[0].1.contains("\"foo\" is none of read, write"), "{listed:?}");
+        assert!(listed[2].1.contains("names no user") && listed[3].1.contains("names no user"), "{listed:?}");
+        let taken: Vec<&str> = found.access.iter().map(|(_, access)| access.filter.as_str()).collect();
+        assert_eq!(taken, ["foo", "a b"]);
+        assert!(found.access.iter().all(|(user, _)| user.as_deref() == Some("anna")));
     }
 
     #[test]

@@ -45,12 +45,25 @@ pub(super) fn bytes_of_argument(text: &str) -> Result<Vec<u8>, CommandError> {
 }
 
 fn read(file: &Path, from: impl Read, max: u64) -> Result<Zeroizing<String>, CommandError> {
-    let mut text = Zeroizing::new(String::new());
-    from.take(max + 1).read_to_string(&mut text).map_err(|error| failed(file, error))?;
-    if text.len() as u64 > max {
+    let mut bytes = Zeroizing::new(Vec::new());
+    from.take(max + 1).read_to_end(&mut bytes).map_err(|error| failed(file, error))?;
+    if bytes.len() as u64 > max {
         return Err(failed(file, format!("it has more than {max} bytes; make several files of it")));
     }
-    Ok(text)
+    if matches!(bytes[..], [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..]) {
+        return Err(failed(file, "it is UTF-16; save it as UTF-8"));
+    }
+    if let Err(error) = std::str::from_utf8(&bytes) {
+        let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let why =
+            format!("line {line} is not UTF-8; save the file as UTF-8, not as ANSI or another code page");
+        return Err(failed(file, why));
+    }
+    // It was looked at above.
+    let text =
+        String::from_utf8(std::mem::take(&mut *bytes)).map_err(|error| failed(file, error.utf8_error()))?;
+    Ok(Zeroizing::new(text))
 }
 
 fn failed(file: &Path, why: impl std::fmt::Display) -> CommandError {
@@ -60,6 +73,20 @@ fn failed(file: &Path, why: impl std::fmt::Display) -> CommandError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_that_is_not_utf8_is_refused_with_its_line_and_the_way_out() {
+        for (bytes, expected) in [
+            (&b"id,label\na,T\xfcr\n"[..], "line 2 is not UTF-8; save the file as UTF-8"),
+            (&b"\xff\xfei\0d\0"[..], "it is UTF-16; save it as UTF-8"),
+            (&b"i\0d\0"[..], "it is UTF-16; save it as UTF-8"),
+        ] {
+            let Err(CommandError::Failed(why)) = read(Path::new("devices.csv"), bytes, 100) else {
+                panic!("it was taken")
+            };
+            assert!(why.starts_with("devices.csv cannot be read: ") && why.contains(expected), "{why}");
+        }
+    }
 
     #[test]
     fn a_text_is_read_whole_or_refused() {

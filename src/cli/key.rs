@@ -23,7 +23,7 @@ pub enum Weakness {
     /// It has so few different bytes, of which there are less than 2^40 keys of its length.
     Few(usize),
     /// Most of its bytes or hexadecimal digits follow from those before them: 0123…, aabbccdd…,
-    /// a1b2c3…, qwerty….
+    /// a1b2c3…, qwerty…, 1q2w3e…; or it is words that everybody tries, with digits in order.
     Sequence,
 }
 
@@ -47,7 +47,7 @@ fn pattern(key: &[u8]) -> Option<Weakness> {
     let is_text = key.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
     let digits = key.iter().filter(|_| !is_text).flat_map(|byte| [byte >> 4, byte & 0xf]);
     let digits: Zeroizing<Vec<u8>> = Zeroizing::new(digits.collect());
-    let is_sequence = is_sequence(key) || !is_text && is_sequence(&digits);
+    let is_sequence = is_sequence(key) || !is_text && is_sequence(&digits) || is_word_and_digits(key);
     repeated
         .map(Weakness::Repeated)
         .or_else(|| few(key).map(Weakness::Few))
@@ -68,7 +68,46 @@ fn is_sequence(symbols: &[u8]) -> bool {
         }
         counts.into_iter().max().unwrap_or(0)
     };
-    most(pairs.len(), near) || (1..=4).any(|period| most(symbols.len() - period, steps(period)))
+    // As 1q2w3e4r: two rows of a keyboard in turn.
+    let in_turn = symbols.windows(3).filter(|three| is_beside(&[three[0], three[2]])).count();
+    let in_turn = symbols.len() >= PSK_MIN && most(symbols.len() - 2, in_turn);
+    most(pairs.len(), near) || in_turn || (1..=4).any(|period| most(symbols.len() - period, steps(period)))
+}
+
+/// Whether it is words that everybody tries, and then six digits or more in the order of their
+/// keys: Password12345678.
+fn is_word_and_digits(key: &[u8]) -> bool {
+    const WORDS: [&[u8]; 16] = [
+        b"admin",
+        b"changeme",
+        b"default",
+        b"device",
+        b"gateway",
+        b"geheim",
+        b"key",
+        b"letmein",
+        b"passwd",
+        b"password",
+        b"passwort",
+        b"psk",
+        b"secret",
+        b"sensor",
+        b"test",
+        b"welcome",
+    ];
+    let letters = key.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
+    let (word, digits) = key.split_at(letters);
+    let in_order = digits.len() >= 6
+        && digits.iter().all(u8::is_ascii_digit)
+        && digits.windows(2).all(|pair| pair[0] == pair[1] || is_beside(pair));
+    let mut rest = word;
+    while let Some(after) = WORDS.iter().find_map(|known| {
+        let (begin, after) = rest.split_at_checked(known.len())?;
+        begin.eq_ignore_ascii_case(known).then_some(after)
+    }) {
+        rest = after;
+    }
+    in_order && !word.is_empty() && rest.is_empty()
 }
 
 /// Whether two keys are beside each other on a keyboard.
@@ -163,6 +202,11 @@ mod tests {
             ("a1b2c3d4e5f6g7h8", Some(Weakness::Sequence)),
             ("qwertyuiopasdfgh", Some(Weakness::Sequence)),
             ("1234567890123456", Some(Weakness::Sequence)),
+            ("1q2w3e4r5t6y7u8i", Some(Weakness::Sequence)),
+            ("Password12345678", Some(Weakness::Sequence)),
+            ("secretkey12345678", Some(Weakness::Sequence)),
+            ("Password83059172", None),
+            ("Vantage123456789", None),
             // Hexadecimal digits that were given as text.
             ("00112233445566778899aabbccddeeff", Some(Weakness::Sequence)),
             ("000102030405060708090a0b0c0d0e0f", Some(Weakness::Sequence)),

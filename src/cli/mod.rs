@@ -361,6 +361,10 @@ fn say(error: &CommandError, json: bool) {
             };
             note_object(&serde_json::json!({ "error": { "code": code, "message": hinted(text) } }));
         }
+        CommandError::Faults(text, faults) if json => {
+            let error = serde_json::json!({ "code": "failed", "message": hinted(text), "faults": faults });
+            note_object(&serde_json::json!({ "error": error }));
+        }
         CommandError::Configuration(findings) if json => {
             let findings: Vec<_> = findings.iter().cloned().map(localised).collect();
             let mut object = crate::config::findings_to_json(&findings);
@@ -368,7 +372,10 @@ fn say(error: &CommandError, json: bool) {
             object["message"] = "the configuration cannot be used".into();
             note_object(&serde_json::json!({ "error": object }));
         }
-        CommandError::Usage(text) | CommandError::Failed(text) | CommandError::Partly(text) => {
+        CommandError::Usage(text)
+        | CommandError::Failed(text)
+        | CommandError::Faults(text, _)
+        | CommandError::Partly(text) => {
             note(format_args!("tombolo: {}", crate::telemetry::text::Escaped(text)));
         }
         CommandError::Configuration(findings) => {

@@ -15,7 +15,7 @@ use crate::control::snapshot::{DeviceUsage, UsageCounts, UsagePage};
 pub fn run(context: &Context, arguments: UsageArguments) -> Result<(), CommandError> {
     let mut daemon = context.daemon()?;
     let (mut after, mut rows) = (None, Vec::new());
-    let unreadable = loop {
+    let lost = loop {
         let request = Request::Usage { device: arguments.device.clone(), after };
         let page: UsagePage = daemon.ask_for(&request, ANSWER)?;
         for device in &page.devices {
@@ -28,19 +28,28 @@ pub fn run(context: &Context, arguments: UsageArguments) -> Result<(), CommandEr
         after = page.devices.last().map(|device| device.device.clone());
         // A page without a device would be asked for again for ever.
         if !page.more || after.is_none() {
-            break page.unreadable_days;
+            break match page.unreadable_days {
+                // An older daemon does not name them.
+                days if page.lost.is_empty() && days > 0 => {
+                    let days = plural(days, "day");
+                    vec![format!(
+                        "{days} left out, whose file cannot be read: the log of the daemon names it"
+                    )]
+                }
+                _ => page.lost,
+            };
         }
     };
-    if unreadable > 0 {
-        let days = plural(unreadable, "day");
-        super::note(format!("{days} left out, whose file cannot be read: the log of the daemon names it"));
-    }
+    lost.iter().for_each(super::note);
     if context.out.json {
         return Ok(());
     }
     if rows.is_empty() {
         let of = arguments.device.map(|id| format!(" by {id}")).unwrap_or_default();
-        context.out.line(format!("nothing was sent{of} within 30 days"))?;
+        context.out.line(match lost.is_empty() {
+            true => format!("nothing was sent{of} within 30 days"),
+            false => format!("of 30 days nothing is known that was sent{of}: the counts of some are lost"),
+        })?;
         return Ok(());
     }
     let first = if arguments.device.is_some() { "day (UTC)" } else { "device" };

@@ -289,21 +289,9 @@ impl Loaded {
                 explanation[key]["place"] = place.into();
             }
         }
-        if self.known(device).is_some_and(|known| !known.usable) {
-            let is_off = self.known(device).is_some_and(|known| known.switched_off);
-            let all = "`tombolo check` shows all";
-            let why = match (self.disabling(device), self.place(&["device", device, "enabled"])) {
-                (Some(finding), _) => {
-                    format!("a fault disables device {device}: {}; {all}", finding.sentence())
-                }
-                (None, Some(by)) if is_off => {
-                    format!("device {device} is switched off by {by} (enabled = false); {all}")
-                }
-                (None, _) if is_off => format!(
-                    "device {device} was disabled by a command; `tombolo device enable {device}` lets it connect again"
-                ),
-                (None, _) => format!("device {device} is disabled; {all}"),
-            };
+        if let Some(why) = self.why_unusable(device) {
+            explanation["why"] = why.into();
+        } else if let Some(why) = self.why_child_is_unusable(device, explanation) {
             explanation["why"] = why.into();
         }
         let near = || scalar::did_you_mean(device, self.known.iter().map(|known| known.id.as_str()));
@@ -314,6 +302,31 @@ impl Loaded {
             let why = explanation["why"].as_str().unwrap_or_default();
             explanation["why"] = format!("{why}; did you mean {near}?").into();
         }
+    }
+
+    /// Why a device that is known cannot be used, and the way out.
+    fn why_unusable(&self, device: &str) -> Option<String> {
+        let known = self.known(device).filter(|known| !known.usable)?;
+        let (is_off, all) = (known.switched_off, "`tombolo check` shows all");
+        Some(match (self.disabling(device), self.place(&["device", device, "enabled"])) {
+            (Some(finding), _) => format!("a fault disables device {device}: {}; {all}", finding.sentence()),
+            (None, Some(by)) if is_off => {
+                format!("device {device} is switched off by {by} (enabled = false); {all}")
+            }
+            (None, _) if is_off => format!(
+                "device {device} was disabled by a command; `tombolo device enable {device}` lets it connect again"
+            ),
+            (None, _) => format!("device {device} is disabled; {all}"),
+        })
+    }
+
+    /// The same of the child that a refused reading of `device` is of: the gate does not have it.
+    fn why_child_is_unusable(&self, device: &str, explanation: &serde_json::Value) -> Option<String> {
+        let path = explanation["path"].as_str().filter(|_| explanation["reason"] == "on_behalf")?;
+        let (child, _) = path.strip_prefix('~')?.split_once('/')?;
+        let parent = self.known(child)?.device.as_ref()?.parent.as_ref()?;
+        let why = self.why_unusable(child).filter(|_| parent.as_str() == device)?;
+        Some(format!("{child} is behind {device}, but {why}"))
     }
 
     /// Why nothing would forward the readings of a device that is behind another, if nothing would.

@@ -1134,6 +1134,8 @@ pub struct UsagePage {
     pub more: bool,
     /// Days whose file cannot be read or is damaged, which are left out.
     pub unreadable_days: u64,
+    /// A sentence for each of these, and for each file that was damaged and set aside.
+    pub lost: Vec<String>,
 }
 
 /// A device that is held back beyond its rules and its quota.

@@ -3,16 +3,19 @@
 //! One file a day, `NUMBER-DAY`, of which only the newest is written: at most every [`EVERY`], when
 //! its day ends, and at the stop, off the path's thread, if something was counted. After a power
 //! cut what was counted within the last hour is missing. The days before are read when somebody
-//! asks.
+//! asks. One that is damaged or cannot be read is never written again: its day goes on in another
+//! file, and `status` and whoever asks are told.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::kept_text::{KeptText, Shape};
-use crate::clock::Moment;
+use crate::clock::{Moment, UnixTime};
 use crate::control::protocol::{Code, DEVICES_MAX, Failure};
 use crate::control::snapshot::{DeviceUsage, UsageCounts, UsageDay, UsagePage};
+use crate::durable::atomic_file::{ASIDE, Condition};
 use crate::durable::folder::StateFolder as _;
 use crate::durable::io::{OnDisk, create_directory};
 use crate::gate::Gate;
@@ -44,6 +47,8 @@ pub struct UsageKeeper {
     leaving: Vec<KeptText>,
     /// When the period was last looked at to be written.
     wrote_at: Instant,
+    /// Those that could not be read at the start, which were set aside if they are damaged.
+    lost: Vec<KeptText>,
     /// The folder cannot be used.
     failing: Option<String>,
 }
@@ -66,11 +71,13 @@ impl UsageKeeper {
             let of_kind = |(_, name): &(&u64, &String)| name.ends_with("undated") != is_dated;
             others.iter().rev().find(of_kind).map(|(number, name)| (*number, name.clone()))
         };
-        let spare = [true, false].into_iter().filter_map(newest).filter_map(|(number, name)| {
-            let (kept, period) = KeptText::open(&folder, &name, SHAPE, COST, Period::parse);
-            Some((number, kept, period?))
-        });
-        let spare = spare.collect();
+        let (mut spare, mut lost) = (Vec::new(), Vec::new());
+        for (number, name) in [true, false].into_iter().filter_map(newest) {
+            match KeptText::open(&folder, &name, SHAPE, COST, Period::parse) {
+                (kept, Some(period)) => spare.push((number, kept, period)),
+                (kept, None) => lost.push(kept),
+            }
+        }
         let mut keeper = UsageKeeper {
             tally: Tally::new(),
             number: 0,
@@ -79,6 +86,7 @@ impl UsageKeeper {
             others,
             spare,
             leaving: Vec::new(),
+            lost,
             wrote_at: now,
             failing,
         };
@@ -129,7 +137,9 @@ impl UsageKeeper {
     pub fn problems(&self, known: &[String]) -> Vec<String> {
         let of = self.kept.problems(known);
         let spare = self.spare.iter().flat_map(|(_, kept, _)| kept.problems(known));
-        self.failing.iter().cloned().chain(of).chain(spare).collect()
+        let lost = self.lost.iter().flat_map(|kept| kept.problems(known));
+        let lost = lost.map(|said| if said.ends_with(COST) { said } else { format!("{said}; {COST}") });
+        self.failing.iter().cloned().chain(of).chain(spare).chain(lost).collect()
     }
 
     /// Begins the period of this moment, and keeps the one before.
@@ -186,7 +196,8 @@ impl UsageKeeper {
             None => current.devices.clone_from(devices),
         }
         let files = self.others.values().cloned().collect();
-        Question { folder: self.folder.clone(), files, current, device, after }
+        let oldest = self.number.saturating_sub(PERIODS as u64);
+        Question { folder: self.folder.clone(), files, oldest, current, device, after }
     }
 }
 
@@ -194,6 +205,8 @@ impl UsageKeeper {
 pub struct Question {
     folder: PathBuf,
     files: Vec<String>,
+    /// Files that were set aside are named from this number on.
+    oldest: u64,
     current: Period,
     device: Option<String>,
     after: Option<String>,
@@ -228,10 +241,15 @@ impl Question {
             match SHAPE.file(name).look(&folder, Period::parse) {
                 Ok(period) => take(period, false, self.device.as_deref()),
                 // It may be on its way to the disk for the first time, or be removed meanwhile.
-                Err(crate::durable::atomic_file::Condition::Missing) => {}
-                Err(_) => page.unreadable_days += 1,
+                Err(Condition::Missing) => {}
+                Err(condition) => {
+                    page.unreadable_days += 1;
+                    let path = self.folder.join(name);
+                    page.lost.push(format!("{} {condition}; {}", path.display(), left_out(name)));
+                }
             }
         }
+        page.lost.extend(set_aside(&self.folder, self.oldest));
         take(self.current, true, self.device.as_deref());
         if let Some(id) = &self.device {
             let of = all.remove(id.as_str()).or_else(|| is_known.then(DeviceUsage::default));
@@ -265,6 +283,37 @@ fn add(sum: &mut UsageCounts, counts: &Counts) {
     }
 }
 
+/// What a file was about, as half a sentence.
+fn left_out(name: &str) -> String {
+    match name.split_once('-') {
+        Some((_, "undated")) => "what was sent then, while the clock was not trusted, is left out".to_owned(),
+        Some((_, day)) => format!("what was sent on {day} is left out"),
+        None => COST.to_owned(),
+    }
+}
+
+/// A sentence for each file of a period from this number on that was damaged and set aside.
+fn set_aside(folder: &Path, oldest: u64) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    let sentence = |name: &String| {
+        let (whole, _) = name.split_once(ASIDE)?;
+        let (number, period) = whole.split_once('-')?;
+        number.parse::<u64>().ok().filter(|number| *number >= oldest)?;
+        let path = folder.join(name);
+        // It has its name since it was set aside, by a clock that may have been wrong.
+        let at = std::fs::metadata(&path).ok().and_then(|metadata| u64::try_from(metadata.ctime()).ok())?;
+        let at = UnixTime(at.saturating_mul(1_000));
+        let since = match date(at.0 / crate::clock::DAY_MS) == period {
+            true => format!("what is sent on {period} counts from {at} on"),
+            false => left_out(whole),
+        };
+        Some(format!("{} was damaged, and is set aside under this name; {since}", path.display()))
+    };
+    names.iter().filter_map(sentence).collect()
+}
+
 /// The files of periods, by their numbers.
 fn names(folder: &Path) -> std::io::Result<BTreeMap<u64, String>> {
     let mut found = BTreeMap::new();
@@ -285,7 +334,6 @@ fn names(folder: &Path) -> std::io::Result<BTreeMap<u64, String>> {
 #[allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
 mod tests {
     use super::*;
-    use crate::clock::UnixTime;
     use crate::message::Method;
     use crate::pipeline::Pipeline;
     use crate::pipeline::fake::{FakeStore, received};
@@ -411,6 +459,11 @@ mod tests {
         let keeper = UsageKeeper::open(now, &moment, &folder.0);
         let page = keeper.question(None, None).answer(true).expect("a page");
         assert_eq!((page.devices.len(), page.more, page.unreadable_days), (DEVICES_MAX, true, 1));
+        assert!(
+            page.lost.len() == 1 && page.lost[0].contains("00000008-2026-11-25 is damaged"),
+            "{:?}",
+            page.lost
+        );
         assert!(page.devices[0].days.is_empty() && page.devices[0].counts.bytes == 2);
         let last = page.devices[DEVICES_MAX - 1].device.clone();
         let page = keeper.question(None, Some(last)).answer(true).expect("a page");
@@ -419,6 +472,38 @@ mod tests {
         assert_eq!(unknown.answer(false).expect_err("it is unknown").code, Code::NotFound);
         let silent = keeper.question(Some("silent".to_owned()), None).answer(true).expect("it is known");
         assert_eq!((silent.devices[0].active_days, silent.devices[0].counts.messages), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_day_that_is_damaged_is_set_aside_and_said_and_counts_anew_in_a_file_of_its_own() {
+        let (folder, start) = (Folder::new("damaged"), Instant::now());
+        let today = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock").as_millis() as u64;
+        let name = format!("00000003-{}", date(today / DAY_MS));
+        std::fs::create_dir_all(folder.0.join(FOLDER)).expect("a folder");
+        for name in [&name, "00000002-undated"] {
+            std::fs::write(folder.0.join(FOLDER).join(name), "rubbish").expect("a file");
+        }
+        let mut pipeline = Pipeline::fake(start, 100);
+        let (now, moment) = at(start, 0, Some(today));
+        let mut keeper = UsageKeeper::open(now, &moment, &folder.0);
+        let problems = keeper.problems(&[]);
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        for said in [&format!("{name}.damaged-1"), COST] {
+            assert!(problems[0].contains(said), "{problems:?}");
+        }
+        for _ in 0..2 {
+            let lost = keeper.question(None, None).answer(true).expect("a page").lost;
+            assert_eq!(lost.len(), 2, "{lost:?}");
+            assert!(lost[0].contains("00000002-undated.damaged-1 was damaged, and is set aside"), "{lost:?}");
+            assert!(lost[0].ends_with("while the clock was not trusted, is left out"), "{lost:?}");
+            assert!(lost[1].contains(&format!("what is sent on {} counts from ", &name[9..])), "{lost:?}");
+            // Also after a restart.
+            send(&mut pipeline, now);
+            keeper.close(now, &moment, &pipeline.gate);
+            keeper = UsageKeeper::open(now, &moment, &folder.0);
+        }
+        let kept = std::fs::read(folder.0.join(FOLDER).join(format!("{name}.damaged-1"))).expect("a file");
+        assert_eq!(kept, b"rubbish");
     }
 
     #[tokio::test]

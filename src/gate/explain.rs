@@ -349,6 +349,15 @@ impl Gate {
                         let from = denies.and_then(|rule| rule.from.as_ref());
                         explanation.rule_from = from.map(Name::to_string);
                         explanation.rule = Some(format!("{ON_BEHALF}.{rule}"));
+                        explanation.matched.extend(denies.map(|denies| MatchedRule {
+                            rule: format!("{ON_BEHALF}.{rule}"),
+                            from: from.map(Name::to_string),
+                            path: denies.path.to_string(),
+                            deny: true,
+                            query: None,
+                            lacks_tag: None,
+                            content_formats: None,
+                        }));
                     }
                     if fault == Some(&OnBehalfFault::NoRule) {
                         explanation.nearest = self.nearest_on_behalf(role, path);

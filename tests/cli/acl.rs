@@ -263,6 +263,22 @@ fn a_device_behind_another_is_added_shown_explained_and_moved() {
     let refused = place.run("acl explain door-7 POST ~probe-1/x");
     let nearest = "rule on-behalf.all, path t/#: level 1 is \"x\", not \"t\"";
     assert!(refused.out.contains(nearest) && refused.out.contains(&at), "{}", refused.out);
+    let denies = "[role.sensor.on-behalf.no]\npath = \"t/key\"\ndeny = true\n";
+    place.write("conf.d/41-denies.toml", denies);
+    let denied = format!("{}:1", place.path("conf.d/41-denies.toml").display());
+    let refused = place.run("acl explain door-7 POST ~probe-1/t/key").out;
+    assert!(refused.contains("on-behalf.no: path t/key, denies, decides"), "{refused}");
+    assert!(refused.contains(&denied), "{refused}");
+    // A table of expectations has the same explanations.
+    let tested =
+        place.run_with_input("--json acl test -", b"door-7 POST ~probe-1/t/key deny rule=on-behalf.no\n");
+    let tested: serde_json::Value = serde_json::from_str(&tested.out).expect("an object");
+    let explained = &tested["explanation"];
+    assert_eq!(
+        (&explained["rule_place"], &explained["matched"][0]["path"]),
+        (&json!(denied), &json!("t/key"))
+    );
+    std::fs::remove_file(place.path("conf.d/41-denies.toml")).expect("it is there");
     place.write("more.csv", "id,role,parent\nprobe-2,sensor,door-7\nprobe-3,sensor,door-7\n");
     place.run(&format!("device import {}", place.path("more.csv").display())).fine();
     assert!(place.run("device show door-7").fine().contains("probe-1, probe-2, probe-3"));
@@ -292,6 +308,17 @@ fn a_device_behind_another_is_added_shown_explained_and_moved() {
         "{}",
         refused.out
     );
+    place.run("device set probe-1 --parent door-7").fine();
+    place.run("device disable probe-1").fine();
+    let refused = place.run("acl explain door-7 POST ~probe-1/t/env").out;
+    assert!(
+        refused.contains("probe-1 is behind door-7, but device probe-1 was disabled by a command"),
+        "{refused}"
+    );
+    let refused = place.run("acl explain probe-2 POST ~probe-1/t/env").out;
+    assert!(refused.contains("no device behind it has this id"), "of another's child: {refused}");
+    place.run("device enable probe-1").fine();
+    place.run("device set probe-1 --parent=").fine();
     let said = |line: &str| {
         let ran = place.run(line);
         assert_eq!(ran.status, 0, "{}{}", ran.out, ran.err);

@@ -759,6 +759,43 @@ fn what_adding_prints_as_json_is_imported_as_the_same_device() {
 }
 
 #[test]
+fn faults_of_an_import_are_in_the_order_of_lines_and_objects_in_json() {
+    let place = Place::new();
+    place.write(
+        "x.csv",
+        "id,role,psk\na,none,generate\nb\nc d,sensor,generate\ne,sensor,generate,more\nf,sensor,generate\n",
+    );
+    let ran = place.run("device import x.csv");
+    let lines: Vec<&str> = ran.err.lines().collect();
+    assert!(
+        ran.status == 1 && lines[lines.len() - 1].contains("4 faults; nothing was imported"),
+        "{}",
+        ran.err
+    );
+    for (line, at) in lines.iter().zip(2..6) {
+        assert!(line.starts_with(&format!("x.csv:{at}: ")), "{}", ran.err);
+    }
+    let ran = place.run("--json device import x.csv");
+    let said: serde_json::Value = serde_json::from_str(&ran.err).expect("one object");
+    let faults = said["error"]["faults"].as_array().expect("faults");
+    let lines: Vec<u64> = faults.iter().filter_map(|fault| fault["line"].as_u64()).collect();
+    assert_eq!(lines, [2, 3, 4, 5], "{said}");
+    assert!(faults[1]["message"].as_str().is_some_and(|what| what.starts_with("has 1 field,")), "{said}");
+}
+
+#[test]
+fn check_security_names_all_devices_of_weak_keys_in_json() {
+    let place = Place::new();
+    let all: String = (10..18).map(|id| format!("w-{id},sensor,text:short\n")).collect();
+    place.write("weak.csv", &format!("id,role,psk\n{all}"));
+    place.run("device import weak.csv").fine();
+    let said = place.run("--json check --security --offline").out;
+    assert!(said.contains("w-16, w-17") && !said.contains("more"), "{said}");
+    let said = place.run("check --security").out;
+    assert!(said.contains("w-14 and 3 more"), "{said}");
+}
+
+#[test]
 fn a_key_that_repeats_a_pattern_is_called_weak_everywhere() {
     let place = Place::new();
     let added = place.run("device add a --role sensor --psk text:aaaaaaaaaaaaaaaa");

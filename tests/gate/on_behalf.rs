@@ -208,6 +208,8 @@ fn an_explanation_of_a_refusal_names_the_on_behalf_rule_that_denies_or_comes_nea
     let explain = |path: &str| gate.explain(Instant::now(), "hub-1", Method::Post, path);
     let found = explain("~probe-1/t/key");
     assert_eq!((found.reason, found.rule.as_deref()), (Some("on_behalf"), Some("on-behalf.secret")));
+    let matched = (found.matched[0].rule.as_str(), found.matched[0].path.as_str(), found.matched[0].deny);
+    assert_eq!(matched, ("on-behalf.secret", "t/key", true));
     let nearest = explain("~probe-1/x/y").nearest.expect("a rule");
     assert_eq!(
         (nearest.rule.as_str(), nearest.path.as_str(), nearest.why.as_str()),

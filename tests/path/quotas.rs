@@ -180,6 +180,21 @@ fn usage_says_what_each_device_has_sent_and_is_kept_over_a_restart() {
     assert!(site.folder.join("state/usage").is_dir());
     site.daemon.resume();
     check(&site);
+    let folder = site.folder.join("state/usage");
+    site.daemon.stop();
+    for entry in std::fs::read_dir(&folder).expect("the folder") {
+        std::fs::write(entry.expect("an entry").path(), "rubbish").expect("it can be written");
+    }
+    site.daemon.resume();
+    let (code, text) = site.daemon.command(&["usage"]);
+    assert!(code == 0 && text.contains("of 30 days nothing is known that was sent"), "{text}");
+    let problems = site.daemon.status()["problems"].to_string();
+    assert!(
+        problems.contains(".damaged-1") && problems.contains("not known to `tombolo usage`"),
+        "{problems}"
+    );
+    let (_, checked) = site.daemon.command(&["check"]);
+    assert_eq!(checked.matches(".damaged-1 was damaged and set aside").count(), 1, "{checked}");
     let (code, text) = site.daemon.command(&["usage", "nobody"]);
     assert!(code == 1 && text.contains("nothing is known of a device nobody"), "{text}");
 }

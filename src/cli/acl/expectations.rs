@@ -233,7 +233,8 @@ pub(super) fn run(context: &Context, arguments: &AclTestArguments) -> Result<(),
     for expected in &expectations {
         let Expectation { line, device, question, path, .. } = expected;
         let said = judge.say(expected);
-        let said = said.map_err(|what| CommandError::Failed(format!("{file}:{line}: {what}")))?;
+        let mut said = said.map_err(|what| CommandError::Failed(format!("{file}:{line}: {what}")))?;
+        loaded.complete_explanation(device, &mut said);
         let difference = difference(expected, &said);
         faults += u64::from(difference.is_some());
         if context.out.json {

@@ -48,7 +48,7 @@ pub fn run(report: &mut Report<'_>, loaded: &Loaded) -> Result<(), CommandError>
     let now = SystemTime::now();
     let old = ages(secret_files(&shown, settings), now);
     report.add(old.into_iter().filter(|finding| closed.is_none() || finding.level != Level::Ok))?;
-    report.add(keys(settings))?;
+    report.add(keys(settings, report.context.out.json))?;
     report.add(rules(settings, closed.is_none()))?;
     let told = report
         .context
@@ -235,8 +235,10 @@ fn ages(files: Vec<PathBuf>, now: SystemTime) -> Vec<Finding> {
     vec![Finding::warn("keys", message).advice("give new ones, to the device or the broker first")]
 }
 
-/// Pre-shared keys that are short, a pattern, or shared.
-fn keys(settings: &Settings) -> Vec<Finding> {
+/// Pre-shared keys that are short, a pattern, or shared. `whole`: all their devices are named,
+/// however many.
+fn keys(settings: &Settings, whole: bool) -> Vec<Finding> {
+    let names = |ids: &[&str]| if whole { ids.join(", ") } else { names(ids) };
     let devices = &settings.gate.devices;
     let (mut short, mut patterns) = (Vec::new(), Vec::new());
     for device in devices {

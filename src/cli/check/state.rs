@@ -15,6 +15,7 @@ use crate::control::snapshot::{ON_TRIAL, Status, THEN_RELOAD};
 use crate::control::verdict::{OVER_QUOTA, VERIFICATIONS};
 use crate::credential::store::{SET_ASIDE, WRITTEN_ANEW};
 use crate::daemon::disk_room::NEARLY_FULL;
+use crate::daemon::usage;
 use crate::session_store::log::DAMAGED;
 use crate::update::io::firmware::{FOLDER, folder_of, no_folder};
 
@@ -41,6 +42,14 @@ pub fn judge(loaded: &Loaded) -> Vec<Finding> {
             sessions.join(name).display()
         );
         Finding::warn("DTLS sessions", message).advice("see in `dmesg` whether the disk fails, then delete it")
+    }));
+    let usage = state_dir.join(usage::FOLDER);
+    findings.extend(set_aside(&usage).into_iter().map(|name| {
+        let message = format!(
+            "{} was damaged and set aside; what devices sent on that day before is not known to `tombolo usage`",
+            usage.join(name).display()
+        );
+        Finding::warn("usage", message).advice("see in `dmesg` whether the disk fails, then delete it")
     }));
     let firmware = state_dir.join(FOLDER);
     let classes = loaded.settings.update.sensors.classes();
@@ -99,6 +108,7 @@ pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str)
             false => Finding::fail("daemon", problem.clone()),
         }
     };
+    let aside = set_aside(&loaded.settings.paths.state_dir.join(usage::FOLDER));
     let on_trial = status.trial.iter().map(|trial| Finding::warn("configuration", trial.note()));
     let mut findings: Vec<Finding> = on_trial.collect();
     findings.extend(
@@ -107,6 +117,8 @@ pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str)
             .iter()
             .filter(|problem| !is_known(problem) && !is_not_enrolled(problem))
             .filter(|problem| !problem.starts_with(NEARLY_FULL))
+            // The files say so.
+            .filter(|problem| !aside.iter().any(|name| problem.contains(name)))
             .map(told),
     );
     let disabled = status.gateway.disabled.iter().map(|item| item.strip_prefix("fail  ").unwrap_or(item));

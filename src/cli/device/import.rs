@@ -22,6 +22,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
@@ -31,7 +32,7 @@ use crate::cli::args::{DeviceImportArguments, DeviceKeygenArguments, KeyKind, da
 use crate::cli::error::CommandError;
 use crate::cli::input::text_of_or_stdin;
 use crate::cli::output::{patiently, plural};
-use crate::cli::{Context, note};
+use crate::cli::{Context, hinted, note};
 use crate::clock::UnixTime;
 use crate::config::certificate::{parse_key_hash, public_key_info};
 use crate::config::registry::io::{check_import, import, random_key, random_key_bytes, today};
@@ -48,8 +49,6 @@ use crate::proto::pem;
 
 /// Largest file, in bytes.
 const FILE_MAX: u64 = 64 << 20;
-/// What a line is that cannot be read as JSON.
-const NOT_JSON: &str = "is not JSON: the file is an array of objects, or has one object a line";
 /// Most faults that are printed.
 const FAULTS_SHOWN: usize = 20;
 /// Most characters of a value in a message.
@@ -131,14 +130,30 @@ fn orphans(loaded: &Loaded, devices: &[Device]) -> Option<String> {
     ))
 }
 
+/// Prints the faults; with `--json` they are in the error.
+fn refused(context: &Context, arguments: &DeviceImportArguments, faults: &[Fault]) -> CommandError {
+    let count = plural(faults.len() as u64, "fault");
+    let text = format!("{count}; nothing was imported");
+    if context.out.json {
+        let known = |line: usize| Some(line).filter(|line| *line != usize::MAX);
+        let fault = |(line, what): &Fault| json!({ "line": known(*line), "message": hinted(what) });
+        return CommandError::Faults(text, faults.iter().map(fault).collect());
+    }
+    for (line, what) in faults.iter().take(FAULTS_SHOWN) {
+        match *line {
+            usize::MAX => note(what),
+            line => note(format_args!("{}:{line}: {what}", arguments.file.display())),
+        }
+    }
+    CommandError::Failed(text)
+}
+
 /// `tombolo device import`
 pub(super) fn run(context: &Context, arguments: &DeviceImportArguments) -> Result<(), CommandError> {
     let text = text_of_or_stdin(&arguments.file, FILE_MAX)?;
-    let rows = rows(&text).map_err(|(line, what)| {
-        CommandError::Failed(format!("{}:{line}: {what}", arguments.file.display()))
-    })?;
+    let Read { rows, mut faults } = rows(&text);
     let loaded = context.load_whole("device import")?;
-    let (mut devices, mut made, mut faults) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut devices, mut made) = (Vec::new(), Vec::new());
     let convert = || {
         for row in &rows {
             match device(row, arguments.role.as_deref()) {
@@ -146,7 +161,7 @@ pub(super) fn run(context: &Context, arguments: &DeviceImportArguments) -> Resul
                     devices.push(device);
                     made.push(new);
                 }
-                Err(what) => faults.push(format!("{}:{}: {what}", arguments.file.display(), row.line)),
+                Err(what) => faults.push((row.line, what)),
             }
         }
     };
@@ -155,16 +170,12 @@ pub(super) fn run(context: &Context, arguments: &DeviceImportArguments) -> Resul
     let lines: BTreeMap<&str, usize> =
         rows.iter().filter_map(|row| Some((row.fields.get("id")?.as_str(), row.line))).collect();
     let line_of = |finding: &Finding| lines.get(finding.subject.strip_prefix("device ")?);
-    faults.extend(findings.iter().map(|finding| match line_of(finding) {
-        Some(line) => format!("{}:{line}: {}", arguments.file.display(), without_level(finding)),
-        None => without_level(finding),
-    }));
+    // What is of no line stands behind all.
+    let of = |finding| (line_of(finding).copied().unwrap_or(usize::MAX), without_level(finding));
+    faults.extend(findings.iter().map(of));
     if !faults.is_empty() {
-        for fault in faults.iter().take(FAULTS_SHOWN) {
-            note(fault);
-        }
-        let count = plural(faults.len() as u64, "fault");
-        return Err(CommandError::Failed(format!("{count}; nothing was imported")));
+        faults.sort_by_key(|(line, _)| *line);
+        return Err(refused(context, arguments, &faults));
     }
     orphans(&loaded, &devices).into_iter().chain(weak(&devices, &made)).for_each(note);
     if arguments.dry_run {
@@ -200,33 +211,204 @@ pub(super) fn run(context: &Context, arguments: &DeviceImportArguments) -> Resul
     Ok(context.out.line(format_args!("imported {}; {effect}", plural(devices.len() as u64, "device")))?)
 }
 
-/// Reads CSV with a header, or JSON.
-fn rows(text: &str) -> Result<Vec<Row>, (usize, String)> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let rows = match text.trim_start().as_bytes().first() {
-        None => Vec::new(),
-        Some(b'[') => {
-            let all: Vec<Value> =
-                serde_json::from_str(text).map_err(|error| (error.line(), NOT_JSON.to_owned()))?;
-            all.into_iter().enumerate().map(|(at, value)| object(at + 1, value)).collect::<Result<_, _>>()?
-        }
-        Some(b'{') => {
-            let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-            let one = |(at, line): (usize, &str)| {
-                let value = serde_json::from_str(line).map_err(|_| (at + 1, NOT_JSON.to_owned()))?;
-                object(at + 1, value)
-            };
-            lines.map(one).collect::<Result<_, _>>()?
-        }
-        Some(_) => table(text)?,
-    };
-    if rows.is_empty() {
-        return Err((1, "has no devices".to_owned()));
-    }
-    Ok(rows)
+/// A line of the file and what is wrong there.
+type Fault = (usize, String);
+
+/// What was read of the file: its devices, and what is wrong with the other lines.
+#[derive(Default)]
+struct Read {
+    rows: Vec<Row>,
+    faults: Vec<Fault>,
 }
 
-fn column(line: usize, name: &str) -> Result<String, (usize, String)> {
+impl Read {
+    fn take(&mut self, row: Result<Row, Fault>) {
+        match row {
+            Ok(row) => self.rows.push(row),
+            Err(fault) => self.faults.push(fault),
+        }
+    }
+}
+
+/// Reads CSV with a header, or JSON.
+fn rows(text: &str) -> Read {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut read = match text.trim_start().as_bytes().first() {
+        None => Read::default(),
+        Some(b'[') => array(text),
+        Some(b'{') => objects(text),
+        Some(_) => table(text),
+    };
+    if read.rows.is_empty() && read.faults.is_empty() {
+        read.faults.push((1, "has no devices".to_owned()));
+    }
+    read
+}
+
+/// Reads one JSON object a line.
+fn objects(text: &str) -> Read {
+    let mut read = Read::default();
+    for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        match serde_json::from_str(line) {
+            Ok(value) => read.take(object(at + 1, value)),
+            Err(error) => {
+                read.faults.push((at + 1, not_json(&error, error.column())));
+                // An object of several lines: each of those that follow is a part of it.
+                if error.is_eof() {
+                    break;
+                }
+            }
+        }
+    }
+    read
+}
+
+/// Where in a text it is read.
+struct Cursor<'t> {
+    rest: &'t str,
+    line: usize,
+    /// Bytes of the line that are before it.
+    column: usize,
+}
+
+impl Cursor<'_> {
+    fn pass(&mut self, bytes: usize) {
+        let (passed, rest) = self.rest.split_at(bytes);
+        self.line += passed.matches('\n').count();
+        self.column = match passed.rfind('\n') {
+            Some(at) => passed.len() - at - 1,
+            None => self.column + passed.len(),
+        };
+        self.rest = rest;
+    }
+
+    fn pass_blanks(&mut self) {
+        self.pass(self.rest.len() - self.rest.trim_start().len());
+    }
+}
+
+/// Reads an array of JSON objects. What follows a fault in the syntax is not looked at.
+fn array(text: &str) -> Read {
+    let mut read = Read::default();
+    let mut at = Cursor { rest: text, line: 1, column: 0 };
+    at.pass_blanks();
+    // The bracket that the array begins with.
+    at.pass(1);
+    loop {
+        at.pass_blanks();
+        if at.rest.starts_with(']') && read.rows.is_empty() && read.faults.is_empty() {
+            break;
+        }
+        let mut stream = serde_json::Deserializer::from_str(at.rest).into_iter::<Unique>();
+        match stream.next() {
+            Some(Ok(value)) => read.take(object(at.line, value)),
+            Some(Err(error)) => {
+                let before = if error.line() == 1 { at.column } else { 0 };
+                let line = at.line + error.line().saturating_sub(1);
+                read.faults.push((line, not_json(&error, before + error.column())));
+                return read;
+            }
+            None => {
+                read.faults.push((at.line, "is not JSON: the array ends without ]".to_owned()));
+                return read;
+            }
+        }
+        let bytes = stream.byte_offset();
+        at.pass(bytes);
+        at.pass_blanks();
+        if at.rest.starts_with(']') {
+            break;
+        }
+        if !at.rest.starts_with(',') {
+            let column = at.column + 1;
+            let what = format!("is not JSON at column {column}: an object of an array is followed by , or ]");
+            read.faults.push((at.line, what));
+            return read;
+        }
+        at.pass(1);
+    }
+    at.pass(1);
+    at.pass_blanks();
+    if !at.rest.is_empty() {
+        read.faults.push((at.line, "is not JSON: nothing may follow the ] of the array".to_owned()));
+    }
+    read
+}
+
+/// What is wrong with the syntax. The text is not repeated: it may be a secret.
+fn not_json(error: &serde_json::Error, column: usize) -> String {
+    let said = error.to_string();
+    let why = said.split(" at line ").next().unwrap_or_default();
+    format!(
+        "is not JSON at column {column}: {why}; the file is an array of objects, or has one object a line"
+    )
+}
+
+/// A value of JSON, and the first key that an object in it has twice, of which one would be lost.
+struct Unique(Value, Option<String>);
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Unique, D::Error> {
+        from.deserialize_any(UniqueVisitor)
+    }
+}
+
+struct UniqueVisitor;
+
+impl<'de> Visitor<'de> for UniqueVisitor {
+    type Value = Unique;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Unique, E> {
+        Ok(Unique(value.into(), None))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Unique, E> {
+        Ok(Unique(value.into(), None))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Unique, E> {
+        Ok(Unique(value.into(), None))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Unique, E> {
+        Ok(Unique(value.into(), None))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Unique, E> {
+        Ok(Unique(value.into(), None))
+    }
+
+    fn visit_unit<E>(self) -> Result<Unique, E> {
+        Ok(Unique(Value::Null, None))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Unique, A::Error> {
+        let (mut all, mut twice) = (Vec::new(), None);
+        while let Some(Unique(value, within)) = from.next_element()? {
+            all.push(value);
+            twice = twice.or(within);
+        }
+        Ok(Unique(all.into(), twice))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Unique, A::Error> {
+        let (mut all, mut twice) = (Map::new(), None);
+        while let Some((key, Unique(value, within))) = from.next_entry::<String, Unique>()? {
+            twice = twice.or(within);
+            if all.contains_key(&key) {
+                twice = twice.or(Some(key.clone()));
+            }
+            all.insert(key, value);
+        }
+        Ok(Unique(all.into(), twice))
+    }
+}
+
+fn column(line: usize, name: &str) -> Result<String, Fault> {
     let name = name.trim().to_ascii_lowercase().replace('_', "-");
     match COLUMNS.contains(&name.as_str()) {
         true => Ok(name),
@@ -234,7 +416,10 @@ fn column(line: usize, name: &str) -> Result<String, (usize, String)> {
     }
 }
 
-fn object(line: usize, value: Value) -> Result<Row, (usize, String)> {
+fn object(line: usize, Unique(value, twice): Unique) -> Result<Row, Fault> {
+    if let Some(key) = twice {
+        return Err((line, format!("has the key {key:?} twice; leave out the one that does not hold")));
+    }
     let Value::Object(mut object) = value else {
         return Err((
             line,
@@ -245,6 +430,9 @@ fn object(line: usize, value: Value) -> Result<Row, (usize, String)> {
     let mut fields = BTreeMap::new();
     for (name, value) in object {
         let name = column(line, &name)?;
+        if fields.contains_key(&name) {
+            return Err((line, format!("has {name} twice; leave out the one that does not hold")));
+        }
         match value {
             Value::Null => {}
             Value::String(text) => drop(fields.insert(name, Zeroizing::new(text))),
@@ -297,35 +485,58 @@ fn of_added(object: &mut Map<String, Value>) -> Result<Vec<(String, String)>, St
 }
 
 /// Reads CSV (RFC 4180); the first line names the columns.
-fn table(text: &str) -> Result<Vec<Row>, (usize, String)> {
-    let mut records = records(text)?.into_iter();
-    let Some((line, header)) = records.next() else { return Ok(Vec::new()) };
-    let columns: Vec<String> = header.iter().map(|name| column(line, name)).collect::<Result<_, _>>()?;
-    if let Some(twice) = columns.iter().enumerate().find(|(at, name)| columns[..*at].contains(name)) {
-        return Err((line, format!("the column {:?} is there twice", twice.1)));
-    }
-    let mut rows = Vec::new();
+fn table(text: &str) -> Read {
+    let mut read = Read::default();
+    let (records, broken) = records(text);
+    let mut records = records.into_iter();
+    let columns = match records.next().map(|(line, header)| columns(line, &header)) {
+        Some(Ok(columns)) => columns,
+        Some(Err(fault)) => {
+            read.faults.push(fault);
+            return read;
+        }
+        None => Vec::new(),
+    };
     for (line, record) in records {
         if record.len() == 1 && record[0].is_empty() {
             continue;
         }
         if record.len() != columns.len() {
-            let message = format!(
-                "has {} fields, and the header {}; put a field that has a comma in it in quotes",
-                record.len(),
-                columns.len()
-            );
-            return Err((line, message));
+            let advice = match record.len() < columns.len() {
+                true => "an empty field has its comma all the same",
+                false => "put a field that has a comma in it in quotes",
+            };
+            let fields = plural(record.len() as u64, "field");
+            read.faults.push((line, format!("has {fields}, and the header {}; {advice}", columns.len())));
+            continue;
         }
         let filled = columns.iter().cloned().zip(record).filter(|(_, text)| !text.is_empty());
-        rows.push(Row { line, fields: filled.collect(), tags: Vec::new() });
+        read.rows.push(Row { line, fields: filled.collect(), tags: Vec::new() });
     }
-    Ok(rows)
+    read.faults.extend(broken);
+    read
 }
 
-/// The records of CSV, each with its line.
-#[allow(clippy::type_complexity)]
-fn records(text: &str) -> Result<Vec<(usize, Vec<Zeroizing<String>>)>, (usize, String)> {
+/// The columns that the header names.
+fn columns(line: usize, header: &[Zeroizing<String>]) -> Result<Vec<String>, Fault> {
+    let other = [(';', "semicolons"), ('\t', "tabs")];
+    let separator = |(by, _): &(char, &str)| header.iter().any(|name| name.contains(*by));
+    if let Some((_, name)) = other.into_iter().find(separator) {
+        let what = format!("has {name} between its columns; columns are separated by commas: save it so");
+        return Err((line, what));
+    }
+    let columns: Vec<String> = header.iter().map(|name| column(line, name)).collect::<Result<_, _>>()?;
+    match columns.iter().enumerate().find(|(at, name)| columns[..*at].contains(name)) {
+        Some((_, twice)) => Err((line, format!("the column {twice:?} is there twice"))),
+        None => Ok(columns),
+    }
+}
+
+/// A record of CSV and its line.
+type Record = (usize, Vec<Zeroizing<String>>);
+
+/// The records of CSV, and the fault that those after it cannot be told apart for.
+fn records(text: &str) -> (Vec<Record>, Option<Fault>) {
     let (mut records, mut record, mut field) = (Vec::new(), Vec::new(), Zeroizing::new(String::new()));
     let (mut line, mut begun, mut quoted) = (1, 1, false);
     let mut characters = text.chars().peekable();
@@ -336,11 +547,10 @@ fn records(text: &str) -> Result<Vec<(usize, Vec<Zeroizing<String>>)>, (usize, S
                 None => quoted = false,
             },
             '"' if field.is_empty() => quoted = true,
-            '"' => return Err((
-                line,
-                "has a quote within a field; put the whole field in quotes, and write each quote in it twice"
-                    .to_owned(),
-            )),
+            '"' => {
+                let what = "has a quote within a field; put the whole field in quotes, and write each quote in it twice";
+                return (records, Some((line, what.to_owned())));
+            }
             ',' if !quoted => record.push(std::mem::take(&mut field)),
             '\r' if !quoted && characters.peek() == Some(&'\n') => {}
             '\n' if !quoted => {
@@ -356,17 +566,15 @@ fn records(text: &str) -> Result<Vec<(usize, Vec<Zeroizing<String>>)>, (usize, S
         }
     }
     if quoted {
-        return Err((
-            begun,
-            "has a quote that is not closed; end the field with a quote, and write each quote in it twice"
-                .to_owned(),
-        ));
+        let what =
+            "has a quote that is not closed; end the field with a quote, and write each quote in it twice";
+        return (records, Some((begun, what.to_owned())));
     }
     if !field.is_empty() || !record.is_empty() {
         record.push(field);
         records.push((begun, record));
     }
-    Ok(records)
+    (records, None)
 }
 
 /// The beginning of a value, for a message.
@@ -659,10 +867,10 @@ mod tests {
     use super::*;
 
     fn fault(text: &str) -> String {
-        let rows = match rows(text) {
-            Ok(rows) => rows,
-            Err((line, what)) => return format!("{line}: {what}"),
-        };
+        let Read { rows, faults } = rows(text);
+        if let Some((line, what)) = faults.first() {
+            return format!("{line}: {what}");
+        }
         let bad = rows.iter().find_map(|row| Some((row.line, device(row, None).err()?)));
         bad.map_or_else(String::new, |(line, what)| format!("{line}: {what}"))
     }
@@ -671,17 +879,17 @@ mod tests {
     fn csv_and_json_say_the_same() {
         let csv = "id,role,label,psk\r\na,r,\"the \"\"north\"\",\n door\",text:secret\r\n\r\nb,r,,hex:00ff\n";
         // A label with a line break is refused; the record is read all the same.
-        let read = rows(csv).expect("rows");
+        let read = rows(csv).rows;
         assert_eq!(read.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 5]);
         assert_eq!(read[0].fields["label"].as_str(), "the \"north\",\n door");
         let array = r#"[{"id":"b","role":"r","psk":"hex:00ff","label":null}]"#;
         let lines = "{\"id\":\"b\",\"role\":\"r\",\"psk\":\"hex:00ff\"}\n\n{\"id\":\"c\",\"role\":\"r\",\"psk\":\"generate\"}\n";
         for text in [array, lines] {
-            let read = rows(text).expect("rows");
+            let read = rows(text).rows;
             let (device, _) = device(&read[0], None).expect("a device");
             assert_eq!(device.psk.as_ref().map(|psk| psk.key.as_slice()), Some(&[0, 255][..]));
         }
-        let (_, made) = device(&rows(lines).expect("rows")[1], None).expect("a device");
+        let (_, made) = device(&rows(lines).rows[1], None).expect("a device");
         assert!(made.psk.is_some_and(|psk| psk.starts_with("text:") && psk.len() == 27));
     }
 
@@ -708,7 +916,7 @@ mod tests {
             ("", "1: has no devices"),
             ("id,color\na,red\n", "1: \"color\" is no column"),
             ("id,id\na,b\n", "1: the column \"id\" is there twice"),
-            ("id,role\na\n", "2: has 1 fields, and the header 2"),
+            ("id,role\na\n", "2: has 1 field, and the header 2; an empty field has its comma"),
             ("id,role,psk\na,r,text:x\n\"b,r,x\n", "3: has a quote that is not closed"),
             ("id,role,psk\na b,r,text:x\n", "2: \"a b\" is not a device id"),
             ("id,psk\na,text:x\n", "2: a has no role"),
@@ -738,10 +946,40 @@ mod tests {
                 "2: a: jwt-until: 2026-01-31T00:00:00Z is over",
             ),
             ("[{\"id\":1}]", "1: id is not a text"),
-            ("{\"id\":\"a\"}\nx\n", "2: is not JSON"),
+            ("{\"id\":\"a\"}\nx\n", "2: is not JSON at column 1: "),
+            ("id,role\na,b,c\n", "2: has 3 fields, and the header 2; put a field that has a comma"),
+            ("id;role\na;b\n", "1: has semicolons between its columns; columns are separated by commas"),
+            ("id\trole\na\tb\n", "1: has tabs between its columns; columns are separated by commas"),
+            ("[\n {\"id\": \"a\"},\n {\"id\": SECRET}\n]", "3: is not JSON at column 9: expected value; the"),
+            (
+                "[\n {\"id\": \"a\"}\n {\"id\": \"b\"}\n]",
+                "3: is not JSON at column 2: an object of an array is",
+            ),
+            ("[{\"id\": \"a\"}", "1: is not JSON"),
+            ("[{\"id\": \"a\"}] x", "1: is not JSON: nothing may follow"),
+            ("[]", "1: has no devices"),
+            ("{\n\"id\": \"a\"\n}\n", "1: is not JSON at column 1: EOF"),
+            ("[\n\n{\"id\":\"a\",\"id\":\"b\"}]", "3: has the key \"id\" twice"),
+            ("{\"id\":\"a\",\"tags\":{\"x\":\"1\",\"x\":\"2\"}}", "1: has the key \"x\" twice"),
+            ("{\"id\":\"a\",\"psk_identity\":\"1\",\"psk-identity\":\"2\"}", "1: has psk-identity twice"),
         ] {
             let found = fault(text);
             assert!(found.starts_with(expected) && !found.contains("SECRET"), "{text:?}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_line_with_a_fault_hides_no_other() {
+        for text in [
+            "id,role,psk\na\nb,r,text:x\nc,r,text:x,more\n",
+            "{\"id\":1}\n{\"id\":\"b\"}\nx\n",
+            "[{\"id\":1},\n{\"id\":\"b\"},\nx]",
+        ] {
+            let read = rows(text);
+            let lines: Vec<usize> = read.faults.iter().map(|(line, _)| *line).collect();
+            let good: Vec<&str> = read.rows.iter().map(|row| row.fields["id"].as_str()).collect();
+            assert_eq!(good, ["b"], "{text}");
+            assert!(lines.len() == 2 && lines.is_sorted(), "{text}: {:?}", read.faults);
         }
     }
 
@@ -751,6 +989,11 @@ mod tests {
         for length in 0..good.len() {
             let _ = fault(&good[..length]);
             let _ = fault(&good.replace(&good[length..=length], "\""));
+        }
+        let good = "[\n{\"id\":\"ä\",\"tags\":{\"x\":\"1\"}}, {\"id\":\"b\"}\n]\n";
+        for (at, character) in good.char_indices() {
+            let _ = fault(&good[..at]);
+            let _ = fault(&format!("{}x{}", &good[..at], &good[at + character.len_utf8()..]));
         }
     }
 }
