@@ -882,8 +882,8 @@ fn a_certificate_file_without_its_key_is_no_pair_that_cannot_be_used_and_what_la
     let params = rcgen::CertificateParams::new(["gw.example".to_owned()]).expect("a name");
     place.write("gw.pem", &params.self_signed(&key).expect("a certificate").pem());
     place.write("conf.d/40-coap.toml", "[coap]\ncertificate-file = \"../gw.pem\"\n");
-    for line in ["device add a", "--json device add b"] {
-        let ran = place.run(&format!("{line} --role sensor --certificate-dns door.example"));
+    for (line, id) in [("device add", "a"), ("--json device add", "b")] {
+        let ran = place.run(&format!("{line} {id} --role sensor --certificate-dns {id}.example"));
         let lacks = "coap.key-file, coap.client-ca-file are missing: no device can connect";
         assert!(ran.err.contains(lacks) && !ran.err.contains("cannot be used"), "{}", ran.err);
         ran.fine();

@@ -128,7 +128,8 @@ fn a_command_that_changes_a_device_says_what_of_the_files_is_not_in_force_as_rel
             said.contains(&format!("removed {id} (")) && said.contains("its sessions are closed"),
             "{said}"
         );
-        assert!(said.contains(&format!("{key} is taken over as it is there now, or gone")), "{said}");
+        let note = said.lines().find(|line| line.contains("had changed too")).unwrap_or_default();
+        assert!(note.contains(key) && note.ends_with(" there now, or gone"), "{said}");
         let but = |said: &str| said.split_once("reloaded, but ").map(|(_, text)| text.to_owned());
         let (status, reloaded) = site.daemon.command(&["reload"]);
         let same = but(&said).is_some_and(|text| Some(text) == but(&reloaded));
