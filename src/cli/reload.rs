@@ -20,7 +20,7 @@ use crate::control::protocol::Request;
 use crate::control::snapshot::{ON_TRIAL, Status};
 
 /// What the trial of a certificate may take, and how often its outcome is asked for.
-const TRIAL_WITHIN: Duration = Duration::from_secs(45);
+pub(super) const TRIAL_WITHIN: Duration = Duration::from_secs(45);
 const TRIAL_TICK: Duration = Duration::from_millis(100);
 
 /// Asks and prints.
@@ -41,38 +41,48 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
         // It may come to it later: whether it is refused then is not known.
         Err(error) => return Err(CommandError::Failed(format!("the outcome is not known: {error}"))),
     };
-    let unusable = answer.get("upstream_files").and_then(Value::as_str).map(str::to_owned);
     if context.out.json {
         context.out.object(&answer)?;
     } else {
-        let texts = |key: &str| answer.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
-        for text in texts("problems") {
-            note(text.as_str().unwrap_or_default());
-        }
+        problems(&answer).for_each(note);
     }
-    let disabled = answer.get("disabled").and_then(Value::as_array).cloned().unwrap_or_default();
-    let disabled: Vec<&str> = disabled
-        .iter()
-        .filter_map(Value::as_str)
-        .map(|text| text.strip_prefix("fail  ").unwrap_or(text))
-        .collect();
+    let mut faults = certificates(&answer, &mut daemon, TRIAL_WITHIN)?;
+    faults.extend(not_in_force(&answer));
+    match faults.is_empty() {
+        true if context.out.json => Ok(()),
+        true => Ok(context.out.line("reloaded")?),
+        false => Err(CommandError::Partly(format!("reloaded, but {}", faults.join("; ")))),
+    }
+}
+
+/// What is wrong with files of the state directory, whose last good versions stay in use.
+pub(super) fn problems(answer: &Value) -> impl Iterator<Item = &str> {
+    texts(answer, "problems")
+}
+
+fn texts<'a>(answer: &'a Value, key: &str) -> impl Iterator<Item = &'a str> {
+    answer.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// What the answer says is not in force of that which was taken up.
+pub(super) fn not_in_force(answer: &Value) -> Vec<String> {
+    let text = |key: &str| answer.get(key).and_then(Value::as_str);
     let mut faults = Vec::new();
-    if answer["upstream_kept"].is_null() {
-        faults.extend(certificates(&mut daemon)?);
-    }
-    faults.extend(unusable.map(|reason| {
+    faults.extend(text("upstream_files").map(|reason| {
         format!(
             "the files of [upstream] cannot be used: {reason}; a connection that stands goes on until it breaks, and there \
              is no other until that is corrected"
         )
     }));
-    faults.extend(answer.get("upstream_kept").and_then(Value::as_str).map(|reason| {
+    faults.extend(text("upstream_kept").map(|reason| {
         format!(
             "certificate and key of [upstream] cannot be used: {reason}; the pair before stays in use, for new connections \
              too, until that is corrected"
         )
     }));
-    faults.extend(answer.get("upstream_unproven").and_then(Value::as_str).map(str::to_owned));
+    faults.extend(text("upstream_unproven").map(str::to_owned));
+    let disabled: Vec<&str> =
+        texts(answer, "disabled").map(|text| text.strip_prefix("fail  ").unwrap_or(text)).collect();
     if !disabled.is_empty() {
         faults.push(format!(
             "{} disabled by faults: {}",
@@ -84,18 +94,21 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
         ));
     }
     for key in ["metrics", "mqtt"] {
-        let addresses = answer.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
-        faults.extend(addresses.iter().filter_map(Value::as_str).map(str::to_owned));
+        faults.extend(texts(answer, key).map(str::to_owned));
     }
-    match faults.is_empty() {
-        true if context.out.json => Ok(()),
-        true => Ok(context.out.line("reloaded")?),
-        false => Err(CommandError::Partly(format!("reloaded, but {}", faults.join("; ")))),
-    }
+    faults
 }
 
-/// Waits for the outcome of new certificates in watched files, and says which are not in use.
-fn certificates(daemon: &mut Client) -> Result<Vec<String>, CommandError> {
+/// Waits for the outcome of new certificates in watched files, and says which are not in use. What
+/// is not decided after `within` is no fault if that is nothing.
+pub(super) fn certificates(
+    answer: &Value,
+    daemon: &mut Client,
+    within: Duration,
+) -> Result<Vec<String>, ClientError> {
+    if !answer["upstream_kept"].is_null() {
+        return Ok(Vec::new());
+    }
     let on_trial = |status: &Status| -> Vec<String> {
         let problems = status.problems.iter().filter(|problem| problem.contains(ON_TRIAL));
         // What they are called, before the colon. One that renews itself is no matter of a reload.
@@ -121,7 +134,7 @@ fn certificates(daemon: &mut Client) -> Result<Vec<String>, CommandError> {
             let status = next.take().map_or_else(&mut ask, Ok)?;
             names.extend(on_trial(&status));
             let is_open = looking(&status) || !on_trial(&status).is_empty();
-            if !is_open || begun.elapsed() >= TRIAL_WITHIN {
+            if !is_open || begun.elapsed() >= within {
                 return Ok::<Status, ClientError>(status);
             }
             std::thread::sleep(TRIAL_TICK);
@@ -137,8 +150,12 @@ fn certificates(daemon: &mut Client) -> Result<Vec<String>, CommandError> {
     );
     let is_of = |problem: &&String| names.iter().any(|name| problem.starts_with(&format!("{name}: ")));
     let mut faults: Vec<String> = status.problems.iter().filter(is_of).cloned().collect();
+    if within.is_zero() {
+        faults.retain(|text| !text.contains(ON_TRIAL));
+        return Ok(faults);
+    }
     faults.extend(status.certificates.iter().filter(|(_, of)| of.looking).map(|(name, _)| {
-        format!("certificate {name}: its files could not be read within {} s", TRIAL_WITHIN.as_secs())
+        format!("certificate {name}: its files could not be read within {} s", within.as_secs())
     }));
     Ok(faults)
 }

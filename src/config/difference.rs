@@ -7,14 +7,14 @@
 //! Commands that change the registry cause a reload too, which takes up whatever else has changed:
 //! [`beside_registry`] names it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::scalar::format_size;
-use super::{DeviceSource, Loaded, Settings, dotted, reload};
+use super::{DeviceSource, Known, Loaded, Settings, dotted, reload};
 use crate::credential::revocation::Side;
 use crate::downlink::settings::Settings as Downlink;
 use crate::gate::SharedDevice;
@@ -59,7 +59,8 @@ struct OfDevices {
 }
 
 /// The keys that differ and are not of the registry: without its devices, their public keys, and
-/// what is asked of devices that are new or have another role.
+/// what is asked of devices that are new or have another role. A device that files of the
+/// configuration take out of the registry's hands, or give back, is named.
 pub fn beside_registry(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKey>>) -> Vec<String> {
     let of_files = |loaded: &Loaded| -> Vec<SharedDevice> {
         let devices = loaded.settings.gate.devices.iter();
@@ -81,12 +82,30 @@ pub fn beside_registry(running: &Loaded, files: &Loaded, served: Option<Arc<Serv
     // The trust material of both has the public keys of all devices.
     let no_keys = || std::iter::empty::<[u8; 32]>();
     let of_devices = Certificates { key: served, ..running.certificates.certificates(no_keys()) };
+    let mut differing = devices(&of_files(running), &of_files(files));
+    let named_already: BTreeSet<Name> = differing.iter().map(|(id, _)| id.clone()).collect();
+    let (held, now_held) = (held_by_files(running), held_by_files(files));
+    // What a file of the registry that is new or gone means for a table is not the table's doing.
+    let is_same_file = |id: &&&str| running.registry.has_file(id) == files.registry.has_file(id);
+    let differ = held.symmetric_difference(&now_held).filter(is_same_file);
+    let other = differ.filter_map(|id| Name::parse(id).ok());
+    differing.extend(other.filter(|id| !named_already.contains(id)).map(|id| (id, String::new())));
+    differing.sort();
     let changed = OfDevices {
-        devices: devices(&of_files(running), &of_files(files)),
+        devices: differing,
         certificates: of_devices != files.certificates.certificates(no_keys()),
         served: served_to_same(running) != served_to_same(files),
     };
     named(running, files, changed).into_iter().map(|found| found.key).collect()
+}
+
+/// The devices that a table of the configuration defines, with or without a fault, or switches off.
+fn held_by_files(loaded: &Loaded) -> BTreeSet<&str> {
+    let is_off = |id: &str| loaded.place(&["device", id, "enabled"]).is_some();
+    let is_held = |known: &&Known| {
+        known.source == DeviceSource::Configuration || known.switched_off && is_off(&known.id)
+    };
+    loaded.known.iter().filter(is_held).map(|known| known.id.as_str()).collect()
 }
 
 /// Names what differs, in the order of the file.

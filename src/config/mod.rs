@@ -355,7 +355,7 @@ impl Loaded {
     }
 
     /// The fault that disables a device: of its role, where that is why.
-    fn disabling(&self, device: &str) -> Option<&Finding> {
+    pub fn disabling(&self, device: &str) -> Option<&Finding> {
         let failing = || self.findings.iter().filter(|finding| finding.level == Level::Fail);
         let about = |subject: String| failing().find(|finding| finding.subject == subject);
         let own = about(format!("device {device}")).or_else(|| about(format!("serial {device}")))?;

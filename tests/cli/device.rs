@@ -890,3 +890,44 @@ fn no_line_is_printed_that_the_certificate_of_the_gateway_lets_fail() {
         );
     }
 }
+
+#[test]
+fn a_device_that_a_file_switches_off_is_said_to_stay_off_whatever_its_own_file_says() {
+    let place = Place::new();
+    place.run("device add f1 --role sensor --psk").fine();
+    place.write("conf.d/63.toml", "[device.f1]\nenabled = false\n");
+    for line in ["device enable f1", "device set f1 --label x", "device rekey f1 --psk"] {
+        let said = place.run(line).fine();
+        let stays =
+            said.contains("it stays switched off by ") && said.contains("63.toml:2 (enabled = false)");
+        assert!(stays && !said.contains("try it"), "{line}: {said}");
+    }
+    let object = place.run("--json device enable f1").json();
+    assert!(object["stays_off"].as_str().is_some_and(|text| text.contains("63.toml:2")), "{object}");
+    place.write("conf.d/63.toml", "");
+    place.run("device disable f1").fine();
+    let said = place.run("device set f1 --label y").fine();
+    assert!(said.contains("it stays disabled until") && said.contains("device enable f1"), "{said}");
+    let said = place.run("device enable f1").fine();
+    assert!(said.contains("enabled f1; tombolo is not running") && !said.contains("stays"), "{said}");
+}
+
+#[test]
+fn a_certificate_file_without_its_key_is_no_pair_that_cannot_be_used_and_what_lacks_is_named() {
+    let place = Place::new();
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(["gw.example".to_owned()]).expect("a name");
+    place.write("gw.pem", &params.self_signed(&key).expect("a certificate").pem());
+    place.write("conf.d/40-coap.toml", "[coap]\ncertificate-file = \"../gw.pem\"\n");
+    for (line, id) in [("device add", "a"), ("--json device add", "b")] {
+        let ran = place.run(&format!("{line} {id} --role sensor --certificate-dns {id}.example"));
+        let lacks = "coap.key-file, coap.client-ca-file are missing: no device can connect";
+        assert!(ran.err.contains(lacks) && !ran.err.contains("cannot be used"), "{}", ran.err);
+        ran.fine();
+    }
+    place.write("gw.key", "no key");
+    place
+        .write("conf.d/40-coap.toml", "[coap]\ncertificate-file = \"../gw.pem\"\nkey-file = \"../gw.key\"\n");
+    let ran = place.run("device add c --role sensor --certificate-dns gate.example");
+    assert!(ran.err.contains("coap.key-file and coap.certificate-file cannot be used"), "{}", ran.err);
+}

@@ -364,4 +364,21 @@ fn a_device_of_the_registry_its_keys_and_its_tables_are_no_change_of_the_files()
     assert_eq!(beside_registry(&added, &edited, None), ["observe and poll", "log.level"]);
     let named = case("[device.y]\nrole = \"r\"\npsk-file = \"/p.psk\"\npsk-identity = \"y\"\n").loaded();
     assert_eq!(beside_registry(&before, &named, None), ["device.y"]);
+    // A table that switches a device of the registry off, or disables it by a fault, is one.
+    for table in ["[device.r1]\nenabled = false\n", "[device.r1]\ntags = { a = \"b\" }\n"] {
+        let with =
+            |more: &str| case(more).device("r1", "role = \"r\"\n").device("r2", "role = \"r\"\n").loaded();
+        let (on, off) = (with(""), with(table));
+        assert_eq!(beside_registry(&on, &off, None), ["device.r1"], "{table}");
+        assert_eq!(beside_registry(&off, &on, None), ["device.r1"], "{table}");
+        assert_eq!(beside_registry(&off, &off, None), Vec::<String>::new(), "{table}");
+        // By a command it is none.
+        let disabled =
+            case("").device("r1", "role = \"r\"\nenabled = false\n").device("r2", "role = \"r\"\n");
+        assert_eq!(beside_registry(&on, &disabled.loaded(), None), Vec::<String>::new());
+    }
+    // Nor is the file of a device that is removed beside its table.
+    let off = case("[device.r1]\nenabled = false\n");
+    let there = off.clone().device("r1", "role = \"r\"\n").loaded();
+    assert_eq!(beside_registry(&there, &off.loaded(), None), Vec::<String>::new());
 }

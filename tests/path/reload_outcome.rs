@@ -82,7 +82,7 @@ fn a_command_that_changes_a_device_says_what_else_its_reload_took_up() {
     let pending = "[role.half-done.uplink.x]\npath = \"x\"\n[log]\nlevel = \"debug\"\n";
     site.folder.write("conf.d/60-pending.toml", pending);
     let text = run(&["device", "add", "lamp-2", "--role", "sensor", "--psk"]);
-    let said = "its other files had changed too: role.half-done, log.level are in force now as there";
+    let said = "its other files had changed too: role.half-done, log.level are taken over as they are there now, or gone";
     assert!(text.contains(said), "{text}");
     let text = run(&["device", "add", "lamp-3", "--role", "sensor", "--psk"]);
     assert!(!text.contains("had changed too"), "{text}");
@@ -94,4 +94,99 @@ fn a_command_that_changes_a_device_says_what_else_its_reload_took_up() {
     site.folder.write("conf.d/60-pending.toml", "");
     let text = run(&["--json", "device", "remove", "lamp-4"]);
     assert!(text.contains("\"also_changed\":[\"log.level\"]"), "{text}");
+}
+
+/// A fault in a file that is half written is taken up with a device's change as by `reload`.
+#[test]
+fn a_command_that_changes_a_device_says_what_of_the_files_is_not_in_force_as_reload_does() {
+    let mut site = Site::new("not-in-force", "");
+    wait_for("the broker", || connected(&site));
+    let mut ids = ["lamp-1", "lamp-2", "lamp-3", "lamp-4"].into_iter();
+    for id in ids.clone() {
+        let (status, text) = site.daemon.command(&["device", "add", id, "--role", "sensor", "--psk"]);
+        assert_eq!(status, 0, "{text}");
+    }
+    let other = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let taken = other.local_addr().unwrap();
+    let ca = site.folder.write("cut.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n").display().to_string();
+    let cases = [
+        ("[role.sensor]\nmax-payload = \"lots\"\n".to_owned(), "role.sensor", "max-payload"),
+        (format!("[mqtt]\ninsecure-listen = [\"{taken}\"]\n"), "mqtt", "another program has the port"),
+        (
+            format!("[upstream]\nca-file = \"{ca}\"\n"),
+            "upstream.ca-file",
+            "the files of [upstream] cannot be used",
+        ),
+    ];
+    let file = "conf.d/50-half.toml";
+    for (text, key, fault) in &cases {
+        site.folder.write(file, text);
+        let id = ids.next().unwrap();
+        let (status, said) = site.daemon.command(&["device", "remove", id]);
+        assert!(status == 3 && said.contains(fault), "{key}: {status} {said}");
+        assert!(
+            said.contains(&format!("removed {id} (")) && said.contains("its sessions are closed"),
+            "{said}"
+        );
+        let note = said.lines().find(|line| line.contains("had changed too")).unwrap_or_default();
+        assert!(note.contains(key) && note.ends_with(" there now, or gone"), "{said}");
+        let but = |said: &str| said.split_once("reloaded, but ").map(|(_, text)| text.to_owned());
+        let (status, reloaded) = site.daemon.command(&["reload"]);
+        let same = but(&said).is_some_and(|text| Some(text) == but(&reloaded));
+        assert!(status == 3 && same, "{said}\n{reloaded}");
+        // It is said as long as it lasts, and once it is put right there is nothing to say.
+        let (status, said) = site.daemon.command(&["--json", "device", "disable", "lamp-4"]);
+        assert!(status == 3 && said.contains("\"reload\":{") && said.contains(fault), "{key}: {said}");
+        std::fs::remove_file(site.folder.join(file)).unwrap();
+        let (status, said) = site.daemon.command(&["device", "disable", "lamp-4"]);
+        assert!(status == 0 && !said.contains("but "), "{key}: {status} {said}");
+    }
+    site.daemon.stop();
+}
+
+#[test]
+fn a_device_that_a_pending_file_switches_off_or_on_is_named_by_the_command_that_takes_it_up() {
+    let site = Site::new("pending-off", "");
+    let run = |arguments: &[&str]| site.daemon.command(arguments);
+    for id in ["lamp-1", "lamp-2"] {
+        assert_eq!(run(&["device", "add", id, "--role", "sensor", "--psk"]).0, 0);
+    }
+    let file = "conf.d/60-off.toml";
+    let named = "device.lamp-1 is taken over as it is there now, or gone";
+    let off = "[device.lamp-1]\nenabled = false\n";
+    for (table, expected) in [(off, 0), ("[device.lamp-1]\ntags = { a = \"b\" }\n", 3)] {
+        site.folder.write(file, table);
+        let (status, text) = run(&["device", "set", "lamp-2", "--label", "x"]);
+        assert!(
+            status == expected && text.contains(named) && text.contains("in force now"),
+            "{status} {text}"
+        );
+        std::fs::remove_file(site.folder.join(file)).unwrap();
+        let (status, text) = run(&["--json", "reload"]);
+        assert!(status == 0 && text.contains("\"changed\":[\"device.lamp-1\"]"), "{status} {text}");
+        site.folder.write(file, table);
+        assert_eq!(run(&["reload"]).0, expected);
+        std::fs::remove_file(site.folder.join(file)).unwrap();
+        let (status, text) = run(&["device", "rekey", "lamp-2", "--psk"]);
+        assert!(status == 0 && text.contains(named), "{status} {text}");
+    }
+    // What a command does to the device that a file switches off has no effect yet, and it says so.
+    site.folder.write(file, off);
+    let stays = "it stays switched off by ";
+    for arguments in [
+        &["device", "enable", "lamp-1"][..],
+        &["device", "set", "lamp-1", "--label", "y"],
+        &["device", "rekey", "lamp-1", "--psk"],
+        &["device", "rekey", "lamp-1", "--password"],
+    ] {
+        let (status, text) = run(arguments);
+        assert!(status == 0 && text.contains(stays) && text.contains("60-off.toml:2"), "{status} {text}");
+        let wrong = ["it may connect now", "in force now", "try it", "mosquitto_pub"];
+        assert!(!wrong.iter().any(|wrong| text.contains(wrong)), "{text}");
+    }
+    let (_, text) = run(&["--json", "device", "enable", "lamp-1"]);
+    assert!(text.contains("\"stays_off\":\"it stays switched off by "), "{text}");
+    std::fs::remove_file(site.folder.join(file)).unwrap();
+    let (status, text) = run(&["device", "enable", "lamp-1"]);
+    assert!(status == 0 && text.contains("it may connect now") && text.contains(named), "{text}");
 }

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::client::{self, Proof};
 use super::password;
-use super::{Told, tell, without_level};
+use super::{tell, without_level};
 use crate::cli::args::{DeviceAddArguments, DeviceCertificateArguments};
 use crate::cli::error::CommandError;
 use crate::cli::key::{PSK_MIN, Weakness, from_argument, weakness};
@@ -125,7 +125,11 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         complete(&mut object, &device);
         let object = told.as_ref().map_or_else(|_| object.clone(), |told| told.with(object.clone()));
         context.out.object(&object)?;
-        return told.map(|_| ());
+        if device.certificate.is_some() || device.public_key.is_some() {
+            let runs = told.as_ref().is_ok_and(|told| told.reload.is_some());
+            lacking(context, &loaded, &device, runs).into_iter().for_each(note);
+        }
+        return told?.finish(context);
     }
     let added = format!("added {} as {} in {}", device.id, device.role, file.display());
     // Run again, it would be refused, and the key would be unknown.
@@ -139,7 +143,8 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         context.out.line(told)?;
     }
     say_psk(context, &loaded.settings, &device)?;
-    say_certificate(context, &loaded, &device)?;
+    let runs = told.as_ref().is_ok_and(|told| told.reload.is_some());
+    say_certificate(context, &loaded, &device, runs)?;
     if let (Some(login), Some(password)) = (&device.login, &password) {
         password::say(context, &loaded.settings, &device, &login.username, password)?;
     }
@@ -163,13 +168,14 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
             format!("{} shows whether it has connected", context.hint(&format!("device show {}", device.id)))
         }
     };
-    match told? {
-        Told::Reloaded(_) => context.out.line(format_args!("next: {shows}"))?,
-        Told::NotRunning => context
+    let told = told?;
+    match told.reload {
+        Some(_) => context.out.line(format_args!("next: {shows}"))?,
+        None => context
             .out
             .line(format_args!("next: {} (it is not running), then {shows}", context.start_hint()))?,
     }
-    Ok(())
+    told.finish(context)
 }
 
 /// The warning about a key that may be guessed. `maker`: what makes a better one.
@@ -308,8 +314,13 @@ pub(super) fn say_psk_values(context: &Context, device: &Device) -> Result<(), C
 }
 
 /// Prints what a device with a certificate or a public key needs, and what the gateway lacks for
-/// it.
-fn say_certificate(context: &Context, loaded: &Loaded, device: &Device) -> Result<(), CommandError> {
+/// it. `runs`: the gateway is running.
+fn say_certificate(
+    context: &Context,
+    loaded: &Loaded,
+    device: &Device,
+    runs: bool,
+) -> Result<(), CommandError> {
     let (settings, material) = (&loaded.settings, &loaded.certificates);
     let mut rows = Vec::new();
     if let Some(name) = &device.certificate {
@@ -326,7 +337,7 @@ fn say_certificate(context: &Context, loaded: &Loaded, device: &Device) -> Resul
         rows.push(vec!["this gateway's key".to_owned(), format_key_hash(own)]);
     }
     context.out.text(&align(&rows))?;
-    let lacks = lacking(context, loaded, device);
+    let lacks = lacking(context, loaded, device, runs);
     let try_it = match lacks {
         Some(_) => "when that is done, try it",
         None => "try it",
@@ -357,15 +368,20 @@ fn say_certificate(context: &Context, loaded: &Loaded, device: &Device) -> Resul
     Ok(())
 }
 
-/// All that `[coap]` lacks for a device with a certificate or a public key, and what to do.
-fn lacking(context: &Context, loaded: &Loaded, device: &Device) -> Option<String> {
+/// All that `[coap]` lacks for a device with a certificate or a public key, and what to do. `runs`:
+/// the gateway is running.
+fn lacking(context: &Context, loaded: &Loaded, device: &Device, runs: bool) -> Option<String> {
     let (material, config) = (&loaded.certificates, &context.options().config);
-    if material.key_fault {
-        return Some(format!(
-            "coap.key-file and coap.certificate-file cannot be used, so no device can connect with a certificate or public \
-             key; `{}` says why",
-            context.hint("check")
-        ));
+    // What cannot be used is not taken up by a reload: the pair before stays in use.
+    let is_kept = material.key_fault && runs;
+    let is_set = |key: &str| loaded.place(&["coap", key]).is_some();
+    if material.key_fault && is_set("key-file") {
+        let then = match is_kept {
+            true => "the running gateway goes on with those it had before, if it had any",
+            false => "no device can connect with a certificate or public key",
+        };
+        let (files, check) = ("coap.key-file and coap.certificate-file", context.hint("check"));
+        return Some(format!("{files} cannot be used, so {then}; `{check}` says why"));
     }
     let beside = |name: &str| config.with_file_name(name).display().to_string();
     let (has_key, is_certificate) = (material.key.is_some(), device.certificate.is_some());
@@ -378,7 +394,9 @@ fn lacking(context: &Context, loaded: &Loaded, device: &Device) -> Option<String
              -out {made}` makes one)"
         ));
     }
-    if is_certificate && material.chain.is_empty() {
+    // That of a certificate without a key is not kept.
+    let has_chain = !material.chain.is_empty() || material.key_fault && is_set("certificate-file");
+    if is_certificate && !has_chain {
         let file = beside("gateway.pem");
         lacks.push(format!(
             "certificate-file = {file:?}, a certificate of that key from a CA that the devices trust, without which they \
@@ -394,9 +412,12 @@ fn lacking(context: &Context, loaded: &Loaded, device: &Device) -> Option<String
     let names: Vec<String> =
         lacks.iter().filter_map(|lack| Some(format!("coap.{}", lack.split_once(" = ")?.0))).collect();
     let is = if names.len() == 1 { "is" } else { "are" };
-    let what = match has_key {
-        true => String::new(),
-        false => ": no device can connect with a certificate or public key until then".to_owned(),
+    let what = match (has_key, is_kept) {
+        (true, _) => "",
+        (false, true) => {
+            ": until then the running gateway goes on with the key that it had before, if it had any"
+        }
+        (false, false) => ": no device can connect with a certificate or public key until then",
     };
     (!lacks.is_empty()).then(|| {
         format!(

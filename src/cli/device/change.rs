@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::add;
 use super::token_key::{check_until, key_entry, public};
-use super::{Told, password, running, tell, tell_withdrawn, withdraw, without_level};
+use super::{Told, password, running, stays_off, tell, tell_withdrawn, withdraw, without_level};
 use crate::cli::args::{
     DeviceKeyAddArguments, DeviceKeyCommand, DeviceKeyRemoveArguments, DeviceRekeyArguments,
 };
@@ -41,14 +41,7 @@ pub(super) fn apply(
     changed.map_err(|finding| CommandError::Failed(without_level(&finding)))?;
     let device = device.ok_or_else(|| CommandError::Failed(format!("{id} was not changed")))?;
     let told = if is_withdrawn { tell_withdrawn(context, id)? } else { tell(context)? };
-    Ok((device, told))
-}
-
-pub(super) fn effect(told: &Told, running: &str) -> String {
-    match told {
-        Told::Reloaded(_) => running.to_owned(),
-        Told::NotRunning => "tombolo is not running".to_owned(),
-    }
+    Ok((device, Told { stays_off: stays_off(context, id), ..told }))
 }
 
 /// `tombolo device enable`, `tombolo device disable`
@@ -63,18 +56,23 @@ pub(super) fn enable(context: &Context, id: &str, enabled: bool) -> Result<(), C
     if let Some(way_out) = not_of_registry(context, &loaded, id, enabled) {
         return Err(CommandError::Failed(way_out));
     }
-    let (_, told) = apply(context, &loaded, id, |entry| {
+    let (_, mut told) = apply(context, &loaded, id, |entry| {
         entry.enabled = enabled;
         Ok(())
     })?;
+    if !enabled {
+        told.stays_off = None;
+    }
     if context.out.json {
-        return Ok(context.out.object(&told.with(json!({ "id": id, "enabled": enabled })))?);
+        context.out.object(&told.with(json!({ "id": id, "enabled": enabled })))?;
+        return told.finish(context);
     }
     let running = match enabled {
         true => "it may connect now",
         false => "its sessions are closed, and it cannot connect; its stored readings are still sent",
     };
-    Ok(context.out.line(format_args!("{word}d {id}; {}", effect(&told, running)))?)
+    context.out.line(format_args!("{word}d {id}; {}", told.effect(running)))?;
+    told.finish(context)
 }
 
 fn switched_off_by(id: &str, off: &Place, reload: &str) -> String {
@@ -219,23 +217,29 @@ pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Resul
     if context.out.json {
         let mut object = add::in_json(&shown);
         object["both_until"] = json!(device.next_psk.as_ref().map(|next| format_time(next.until)));
-        return Ok(context.out.object(&told.with(object))?);
+        context.out.object(&told.with(object))?;
+        return told.finish(context);
     }
+    let off = told.stays_off.as_ref().map(|off| format!("{off}; ")).unwrap_or_default();
     context.out.line(match &device.next_psk {
         Some(next) => format!(
-            "{id} has a new key; the one before is taken until the new one is used, or {}",
+            "{id} has a new key; {off}the one before is taken until the new one is used, or {}",
             format_time(next.until)
         ),
-        None if is_first => format!("{id} has a first key; {}", effect(&told, "it may connect with it now")),
-        None => format!("{id} has a new key; {}", effect(&told, "sessions of the one before are closed")),
+        None if is_first => format!("{id} has a first key; {}", told.effect("it may connect with it now")),
+        None => format!("{id} has a new key; {}", told.effect("sessions of the one before are closed")),
     })?;
-    if device.next_psk.is_none() {
-        return add::say_psk(context, &loaded.settings, &shown);
+    if device.next_psk.is_none() && told.stays_off.is_none() {
+        add::say_psk(context, &loaded.settings, &shown)?;
+        return told.finish(context);
     }
     add::say_psk_values(context, &shown)?;
-    Ok(context.out.line(
-        "give it to the device; do not try it from elsewhere: the first use of the new key ends the one before",
-    )?)
+    if device.next_psk.is_some() {
+        context.out.line(
+            "give it to the device; do not try it from elsewhere: the first use of the new key ends the one before",
+        )?;
+    }
+    told.finish(context)
 }
 
 /// Whether a device has used its next key, by the running daemon: the file is written a moment
@@ -320,13 +324,18 @@ fn new_password(context: &Context, loaded: &Loaded, id: &str, argument: &str) ->
     password::short(&secret).into_iter().for_each(note);
     if context.out.json {
         let object = json!({ "id": id, "mqtt_username": username, "password": secret.as_str() });
-        return Ok(context.out.object(&told.with(object))?);
+        context.out.object(&told.with(object))?;
+        return told.finish(context);
     }
     context.out.line(format_args!(
         "{id} has a new password; {}",
-        effect(&told, "clients with the one before are disconnected")
+        told.effect("clients with the one before are disconnected")
     ))?;
-    password::say(context, &loaded.settings, &device, &username, &secret)
+    match told.stays_off {
+        None => password::say(context, &loaded.settings, &device, &username, &secret)?,
+        Some(_) => password::say_values(context, &username, &secret)?,
+    }
+    told.finish(context)
 }
 
 /// `tombolo device key`
@@ -387,19 +396,20 @@ fn key_add(context: &Context, arguments: DeviceKeyAddArguments) -> Result<(), Co
     })?;
     if context.out.json {
         let added = before.map_or(Added::Key, Added::End);
-        return Ok(context.out.object(&told.with(key_added(&id, &key, added)))?);
+        context.out.object(&told.with(key_added(&id, &key, added)))?;
+        return told.finish(context);
     }
     let Some(before) = before else {
-        let effect = effect(&told, "its tokens are taken now");
-        return Ok(context
-            .out
-            .line(format_args!("added a key for {algorithm} to {id}: {hash}; {effect}"))?);
+        let effect = told.effect("its tokens are taken now");
+        context.out.line(format_args!("added a key for {algorithm} to {id}: {hash}; {effect}"))?;
+        return told.finish(context);
     };
-    let (before, effect) = (ends(before), effect(&told, "in force now"));
-    Ok(context.out.line(format_args!(
+    let (before, effect) = (ends(before), told.effect("in force now"));
+    context.out.line(format_args!(
         "{id} has the key {hash} already: it was {before} and is {} now; {effect}",
         ends(until)
-    ))?)
+    ))?;
+    told.finish(context)
 }
 
 /// Digits of a key's hash that name it in a command.
@@ -461,10 +471,12 @@ fn key_remove(context: &Context, arguments: &DeviceKeyRemoveArguments) -> Result
         ));
     }
     if context.out.json {
-        return Ok(context.out.object(&told.with(json!({ "id": id, "key": removed, "removed": true })))?);
+        context.out.object(&told.with(json!({ "id": id, "key": removed, "removed": true })))?;
+        return told.finish(context);
     }
-    let effect = effect(&told, "clients that used it are disconnected");
-    Ok(context.out.line(format_args!("removed the key {removed} of {id}; {effect}"))?)
+    let effect = told.effect("clients that used it are disconnected");
+    context.out.line(format_args!("removed the key {removed} of {id}; {effect}"))?;
+    told.finish(context)
 }
 
 /// Whether the device, or the one that it is behind, can show who it is.

@@ -27,7 +27,7 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::token_key::{check_until, read};
-use super::{Told, add, password, tell, without_level};
+use super::{add, password, tell, without_level};
 use crate::cli::args::{DeviceImportArguments, DeviceKeygenArguments, KeyKind, date};
 use crate::cli::error::CommandError;
 use crate::cli::input::text_of_or_stdin;
@@ -202,13 +202,12 @@ pub(super) fn run(context: &Context, arguments: &DeviceImportArguments) -> Resul
     }
     let told = tell(context)?;
     if context.out.json {
-        return Ok(context.out.object(&told.with(json!({ "devices": devices.len(), "dry_run": false })))?);
+        context.out.object(&told.with(json!({ "devices": devices.len(), "dry_run": false })))?;
+        return told.finish(context);
     }
-    let effect = match told {
-        Told::Reloaded(_) => "they may connect now",
-        Told::NotRunning => "tombolo is not running",
-    };
-    Ok(context.out.line(format_args!("imported {}; {effect}", plural(devices.len() as u64, "device")))?)
+    let effect = told.effect("they may connect now");
+    context.out.line(format_args!("imported {}; {effect}", plural(devices.len() as u64, "device")))?;
+    told.finish(context)
 }
 
 /// A line of the file and what is wrong there.
@@ -472,6 +471,7 @@ fn of_added(object: &mut Map<String, Value>) -> Result<Vec<(String, String)>, St
         }
     }
     object.remove(super::ALSO_CHANGED);
+    object.remove(super::RELOAD);
     let mut tags = Vec::new();
     if let Some(Value::Object(_)) = object.get("tags")
         && let Some(Value::Object(all)) = object.remove("tags")

@@ -13,6 +13,7 @@ mod token_key;
 mod withdraw;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -20,7 +21,7 @@ use super::args::{DeviceCommand, DeviceNameArgument, DeviceShowArguments};
 use super::error::CommandError;
 use super::output::{patiently, span};
 use super::status::kind;
-use super::{Context, note};
+use super::{Context, note, reload};
 use crate::config::certificate::format_key_hash;
 use crate::config::registry::credentials::format_time;
 use crate::config::registry::io::remove;
@@ -59,28 +60,103 @@ pub fn run(context: &Context, command: DeviceCommand) -> Result<(), CommandError
     }
 }
 
-/// Whether the daemon applied the change.
-enum Told {
-    /// The change is in force. With it what else had changed in the configuration: its keys.
-    Reloaded(Vec<String>),
-    /// It takes effect at the next start.
-    NotRunning,
+/// What became of a change.
+struct Told {
+    /// The running daemon's answer to the reload: the change is in force. `None`: it does not run,
+    /// and the change takes effect at the next start.
+    reload: Option<Value>,
+    /// Why the device cannot connect all the same.
+    stays_off: Option<String>,
 }
 
 impl Told {
-    /// The change as an object, with what else the reload took up.
+    /// What to say of it where `running` is what a running daemon makes of the change.
+    fn effect(&self, running: &str) -> String {
+        match (&self.reload, &self.stays_off) {
+            (Some(_), None) => running.to_owned(),
+            (Some(_), Some(off)) => off.clone(),
+            (None, None) => NOT_RUNNING.to_owned(),
+            (None, Some(off)) => format!("{NOT_RUNNING}, and {off}"),
+        }
+    }
+
+    /// What else had changed in the configuration: its keys.
+    fn also(&self) -> Vec<&str> {
+        let keys = self.reload.iter().filter_map(|answer| answer.get("changed")?.as_array());
+        keys.flatten().filter_map(Value::as_str).collect()
+    }
+
+    /// The change as an object, with what else the reload took up, and what of it is not in force.
     fn with(&self, mut object: Value) -> Value {
-        if let Told::Reloaded(also) = self
-            && !also.is_empty()
-        {
+        let also = self.also();
+        if !also.is_empty() {
             object[ALSO_CHANGED] = json!(also);
         }
+        if let Some(off) = &self.stays_off {
+            object["stays_off"] = json!(off);
+        }
+        if let Some(answer) = &self.reload
+            && (!reload::not_in_force(answer).is_empty() || reload::problems(answer).next().is_some())
+        {
+            object[RELOAD] = answer.clone();
+        }
         object
+    }
+
+    /// Ends the command as `tombolo reload` ends, after the change itself was said.
+    fn finish(&self, context: &Context) -> Result<(), CommandError> {
+        let Some(answer) = self.reload.as_ref().filter(|answer| answer.is_object()) else { return Ok(()) };
+        // Where nothing else was taken up there is no trial of it to wait for.
+        let within = if self.also().is_empty() { Duration::ZERO } else { reload::TRIAL_WITHIN };
+        let asked = context.daemon().and_then(|mut daemon| reload::certificates(answer, &mut daemon, within));
+        let mut faults = asked.unwrap_or_else(|error| {
+            vec![format!("whether its certificates are in use is not known: {error}")]
+        });
+        faults.extend(reload::not_in_force(answer));
+        match faults.is_empty() {
+            true => Ok(()),
+            false => {
+                Err(CommandError::Partly(format!("the gateway has reloaded, but {}", faults.join("; "))))
+            }
+        }
     }
 }
 
 /// The key of the object that has what else the reload took up.
 const ALSO_CHANGED: &str = "also_changed";
+/// The key of the object that has the answer to the reload, where something is not in force.
+const RELOAD: &str = "reload";
+
+const NOT_RUNNING: &str = "tombolo is not running";
+
+/// Why a device of the registry cannot connect whatever its own file says, by the configuration as
+/// it is now.
+fn stays_off(context: &Context, id: &str) -> Option<String> {
+    let loaded = context.load_whole(&format!("device show {id}")).ok()?;
+    let known = loaded.known(id)?;
+    if known.usable {
+        let is_other = known.source == DeviceSource::Configuration && loaded.registry.has_file(id);
+        let place = known.place.as_ref().filter(|_| is_other)?;
+        return Some(format!("the device of the same id at {place} is in use instead"));
+    }
+    if known.switched_off {
+        return Some(match loaded.place(&["device", id, "enabled"]) {
+            Some(place) => format!(
+                "it stays switched off by {place} (enabled = false); take [device.{id}] out there, then `{}`",
+                context.hint("reload")
+            ),
+            None => {
+                let enable = context.hint(&format!("device enable {id}"));
+                format!("it stays disabled until `{enable}`")
+            }
+        });
+    }
+    let check = context.hint("check");
+    Some(match loaded.disabling(id) {
+        Some(finding) => format!("a fault disables it: {}; `{check}` shows all", finding.sentence()),
+        None => format!("a fault disables it; `{check}` says why"),
+    })
+}
 
 /// Makes the running daemon reload.
 fn tell(context: &Context) -> Result<Told, CommandError> {
@@ -97,7 +173,7 @@ fn tell_withdrawn(context: &Context, id: &str) -> Result<Told, CommandError> {
     take_up(context).or_else(|why| match running::ask(context, Some(id)) {
         Err(ClientError::Failed(Failure { code: Code::NotFound, .. })) => {
             note(format_args!("the gateway goes on with the configuration it has, without {id}: {why}"));
-            Ok(Told::Reloaded(Vec::new()))
+            Ok(Told { reload: Some(Value::Null), stays_off: None })
         }
         _ => Err(CommandError::Failed(format!(
             "the file is changed, but the running daemon has not taken it up: {why}"
@@ -112,17 +188,20 @@ fn take_up(context: &Context) -> Result<Told, String> {
     let told = patiently("waiting for the running gateway to take it up", ask);
     match told {
         Ok(answer) => {
-            let keys = answer.get("changed").and_then(Value::as_array).into_iter().flatten();
-            let also: Vec<String> = keys.filter_map(|key| Some(key.as_str()?.to_owned())).collect();
+            let told = Told { reload: Some(answer), stays_off: None };
+            let also = told.also();
             if !also.is_empty() {
                 note(format_args!(
-                    "the gateway has reloaded, and its other files had changed too: {} in force now as there",
+                    "the gateway has reloaded, and its other files had changed too: {} there now, or gone",
                     are_named(&also)
                 ));
             }
-            Ok(Told::Reloaded(also))
+            if !context.out.json {
+                told.reload.iter().flat_map(reload::problems).for_each(note);
+            }
+            Ok(told)
         }
-        Err(ClientError::NotRunning { .. }) => Ok(Told::NotRunning),
+        Err(ClientError::NotRunning { .. }) => Ok(Told { reload: None, stays_off: None }),
         Err(error) => {
             let text = error.to_string();
             // Where only a restart helps, it is said.
@@ -136,12 +215,12 @@ fn take_up(context: &Context) -> Result<Told, String> {
 }
 
 /// At most [`KEYS_NAMED`] keys, and how many more there are.
-fn are_named(keys: &[String]) -> String {
+fn are_named(keys: &[&str]) -> String {
     let named = keys[..keys.len().min(KEYS_NAMED)].join(", ");
     match keys.len().saturating_sub(KEYS_NAMED) {
-        0 if keys.len() == 1 => format!("{named} is"),
-        0 => format!("{named} are"),
-        more => format!("{named} and {more} more are"),
+        0 if keys.len() == 1 => format!("{named} is taken over as it is"),
+        0 => format!("{named} are taken over as they are"),
+        more => format!("{named} and {more} more are taken over as they are"),
     }
 }
 
@@ -182,13 +261,12 @@ fn remove_device(context: &Context, id: &str) -> Result<(), CommandError> {
         note(finding);
     }
     if context.out.json {
-        return Ok(context.out.object(&told.with(json!({ "id": id, "removed": true })))?);
+        context.out.object(&told.with(json!({ "id": id, "removed": true })))?;
+        return told.finish(context);
     }
-    let effect = match told {
-        Told::Reloaded(_) => "its sessions are closed; its stored readings are still sent to the broker",
-        Told::NotRunning => "tombolo is not running",
-    };
-    Ok(context.out.line(format_args!("removed {id} ({}); {effect}", file.display()))?)
+    let effect = told.effect("its sessions are closed; its stored readings are still sent to the broker");
+    context.out.line(format_args!("removed {id} ({}); {effect}", file.display()))?;
+    told.finish(context)
 }
 
 /// Whether the registry can be read by this user: a list without it would be a wrong one.

@@ -178,6 +178,15 @@ fn reach(
     }))
 }
 
+/// Prints the user name and the password, without a line that would use them.
+pub(super) fn say_values(context: &Context, username: &str, password: &str) -> Result<(), CommandError> {
+    context.out.text(&align(&[
+        vec!["MQTT user name".to_owned(), username.to_owned()],
+        vec!["password".to_owned(), password.to_owned()],
+    ]))?;
+    Ok(context.out.line("the password is shown only now: the gateway keeps a hash of it")?)
+}
+
 /// Prints what the client needs. A password is in no file in the clear, so it is shown only now.
 pub(super) fn say(
     context: &Context,
@@ -186,11 +195,7 @@ pub(super) fn say(
     username: &str,
     password: &str,
 ) -> Result<(), CommandError> {
-    context.out.text(&align(&[
-        vec!["MQTT user name".to_owned(), username.to_owned()],
-        vec!["password".to_owned(), password.to_owned()],
-    ]))?;
-    context.out.line("the password is shown only now: the gateway keeps a hash of it")?;
+    say_values(context, username, password)?;
     let mqtt = &settings.mqtt;
     let leaf = mqtt.tls.as_ref().and_then(|tls| tls.chain.first());
     let tls = reach(&mqtt.listen, leaf.map(Vec::as_slice), client::own_address(), client::host_name());

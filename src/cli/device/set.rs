@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::change::{apply, effect};
+use super::change::apply;
 use super::{add, password};
 use crate::cli::args::DeviceSetArguments;
 use crate::cli::error::CommandError;
@@ -199,18 +199,20 @@ pub(super) fn run(context: &Context, arguments: DeviceSetArguments) -> Result<()
         loaded.mute_child(&device).into_iter().for_each(note);
     }
     if context.out.json {
-        return Ok(context.out.object(&told.with(json!({
+        context.out.object(&told.with(json!({
             "id": id, "role": device.role.as_str(), "label": device.label,
             "tags": super::tag_entry(Some(&device.tags)), "parent": device.parent.as_ref().map(Name::as_str),
             "mqtt_username": device.login.as_ref().map(|login| login.username.as_str()),
             "certificate": device.certificate.as_ref().map(super::certificate),
             "public_key": device.public_key.as_ref().map(format_key_hash),
-        })))?);
+        })))?;
+        return told.finish(context);
     }
     let running = match is_known_by_else {
         true => "in force now, and sessions of what it was known by are closed",
         false => "in force now",
     };
-    let effect = effect(&told, running);
-    Ok(context.out.line(format_args!("changed {id} (role {}); {effect}", device.role))?)
+    let effect = told.effect(running);
+    context.out.line(format_args!("changed {id} (role {}); {effect}", device.role))?;
+    told.finish(context)
 }

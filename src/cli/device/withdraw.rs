@@ -6,7 +6,7 @@
 
 use serde_json::json;
 
-use super::{Told, tell_withdrawn, without_level};
+use super::{tell_withdrawn, without_level};
 use crate::cli::error::CommandError;
 use crate::cli::{Context, note, socket};
 use crate::config::registry::io::{disable_in, remove_in};
@@ -52,20 +52,18 @@ pub(super) fn run(context: &Context, id: &str, act: Act, faults: Vec<Finding>) -
     let file = done.map_err(|finding| CommandError::Failed(without_level(&finding)))?;
     let told = tell_withdrawn(context, id)?;
     if context.out.json {
-        return Ok(context.out.object(&told.with(match act {
+        context.out.object(&told.with(match act {
             Act::Disable => json!({ "id": id, "enabled": false }),
             Act::Remove => json!({ "id": id, "removed": true }),
-        }))?);
+        }))?;
+        return told.finish(context);
     }
     let what = match act {
         Act::Disable => format!("disabled {id}"),
         Act::Remove => format!("removed {id} ({})", file.display()),
     };
-    let effect = match told {
-        Told::Reloaded(_) => {
-            "its sessions are closed, and it cannot connect; its stored readings are still sent"
-        }
-        Told::NotRunning => "tombolo is not running",
-    };
-    Ok(context.out.line(format_args!("{what}; {effect}"))?)
+    let effect =
+        told.effect("its sessions are closed, and it cannot connect; its stored readings are still sent");
+    context.out.line(format_args!("{what}; {effect}"))?;
+    told.finish(context)
 }
