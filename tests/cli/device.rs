@@ -276,6 +276,16 @@ fn a_role_that_a_fault_disables_is_not_called_missing() {
 }
 
 #[test]
+fn a_device_is_disabled_though_a_fault_disables_its_role() {
+    let place = Place::new();
+    place.run("device add door-7 --role sensor --psk").fine();
+    place.write("conf.d/50.toml", "[role.sensor]\nmax-payload = \"2MiB\"\n");
+    place.run("device disable door-7");
+    assert!(place.read("state/devices/door-7.toml").contains("enabled = false"));
+    place.run("device enable door-7").failed(1, &["a fault disables the role \"sensor\"", "50.toml:2"]);
+}
+
+#[test]
 fn a_device_with_a_token_key_alone_can_prove_who_it_is_and_keys_are_made_into_a_folder_that_is_there() {
     let place = Place::new();
     let missing = place.run("device keygen --kind jwt --keys nowhere cam-1");

@@ -233,8 +233,11 @@ pub fn change(
 ) -> Result<PathBuf, Box<Finding>> {
     check_remove(id, loaded)?;
     change_in(&loaded.settings.paths.devices(), id, |entry| {
+        let role = entry.device.role.clone();
         change(entry).map_err(|message| Box::new(Finding::fail(format!("device {id}"), message)))?;
-        check_change(&entry.device, loaded)
+        // It can be cut off while a fault disables its role.
+        let has_role = !entry.enabled && entry.device.role == role;
+        check_change(&entry.device, loaded, !has_role)
     })
 }
 

@@ -630,13 +630,16 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
     check_parent(device, loaded)
 }
 
-/// Checks a device that is to take the place of the one with its id in the registry.
+/// Checks a device that is to take the place of the one with its id in the registry. `with_role`:
+/// its role must exist.
 ///
 /// # Errors
 /// A finding with the place of the conflict.
-pub fn check_change(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
+pub fn check_change(device: &Device, loaded: &Loaded, with_role: bool) -> Result<(), Box<Finding>> {
     check_proofs(device, loaded)?;
-    check_role(device, loaded)?;
+    if with_role {
+        check_role(device, loaded)?;
+    }
     check_parent(device, loaded)
 }
 
