@@ -799,7 +799,7 @@ fn check_security_names_all_devices_of_weak_keys_in_json() {
     let all: String = (10..18).map(|id| format!("w-{id},sensor,text:short\n")).collect();
     place.write("weak.csv", &format!("id,role,psk\n{all}"));
     place.run("device import weak.csv").fine();
-    let said = place.run("--json check --security --offline").out;
+    let said = place.run("--json check --security").out;
     assert!(said.contains("w-16, w-17") && !said.contains("more"), "{said}");
     let said = place.run("check --security").out;
     assert!(said.contains("w-14 and 3 more"), "{said}");
