@@ -184,7 +184,7 @@ pub(super) fn weak(key: &[u8], maker: &str) -> Option<String> {
         Weakness::Short(length) => format!("has only {}", plural(length as u64, "byte")),
         Weakness::Repeated(1) => "is one character, repeated".to_owned(),
         Weakness::Repeated(period) => format!("is {period} characters, repeated"),
-        Weakness::Sequence => "is a sequence, in which each character follows from those before".to_owned(),
+        Weakness::Sequence => "is a sequence, or a common word with digits".to_owned(),
         Weakness::Few(count) => format!("has only {count} different bytes"),
     };
     Some(format!(
