@@ -641,8 +641,8 @@ impl Desk {
         }
     }
 
-    /// The certificates that devices are judged by from now on, if they changed. The gateway's own may
-    /// have come into use since they were loaded last.
+    /// The certificates that devices are judged by from now on, if they changed. The gateway's own
+    /// may have come into use since they were loaded last.
     fn changed_certificates(&self, settings: &Settings, changes: &Changes) -> Option<DtlsCertificates> {
         let mut certificates = settings.coap.certificates.clone();
         if let Some(key) = self.certificates.server_key(settings, certificates.key.as_ref()) {

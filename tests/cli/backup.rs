@@ -332,7 +332,7 @@ fn with_the_daemon_running_devices_are_restored_at_once_and_an_id_or_certificate
     let running = Running::start(&place);
     let backup = place.run("--json backup b.tar").json();
     assert!(backup["gateway"].is_string());
-    // What the daemon notes of the same certificates from day to day is neither compared nor replaced.
+    // What the daemon notes of the same certificates is neither compared nor replaced.
     fs::write(certificates.join("state"), "tried 2\n").unwrap();
     place.run("device remove door-7").fine();
     place.run("device add door-8 --role sensor --psk").fine();
