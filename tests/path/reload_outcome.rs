@@ -101,7 +101,7 @@ fn a_command_that_changes_a_device_says_what_else_its_reload_took_up() {
 fn a_command_that_changes_a_device_says_what_of_the_files_is_not_in_force_as_reload_does() {
     let mut site = Site::new("not-in-force", "");
     wait_for("the broker", || connected(&site));
-    let mut ids = ["lamp-1", "lamp-2", "lamp-3", "lamp-4"].into_iter();
+    let mut ids = ["lamp-1", "lamp-2", "lamp-3", "lamp-4", "lamp-5", "lamp-6", "lamp-7"].into_iter();
     for id in ids.clone() {
         let (status, text) = site.daemon.command(&["device", "add", id, "--role", "sensor", "--psk"]);
         assert_eq!(status, 0, "{text}");
@@ -111,7 +111,7 @@ fn a_command_that_changes_a_device_says_what_of_the_files_is_not_in_force_as_rel
     let ca = site.folder.write("cut.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n").display().to_string();
     let cases = [
         ("[role.sensor]\nmax-payload = \"lots\"\n".to_owned(), "role.sensor", "max-payload"),
-        (format!("[mqtt]\ninsecure-listen = [\"{taken}\"]\n"), "mqtt", "another program has the port"),
+        (format!("[mqtt]\ninsecure-listen = [\"{taken}\"]\n"), "mqtt", "another program listens there"),
         (
             format!("[upstream]\nca-file = \"{ca}\"\n"),
             "upstream.ca-file",
@@ -135,10 +135,10 @@ fn a_command_that_changes_a_device_says_what_of_the_files_is_not_in_force_as_rel
         let same = but(&said).is_some_and(|text| Some(text) == but(&reloaded));
         assert!(status == 3 && same, "{said}\n{reloaded}");
         // It is said as long as it lasts, and once it is put right there is nothing to say.
-        let (status, said) = site.daemon.command(&["--json", "device", "disable", "lamp-4"]);
+        let (status, said) = site.daemon.command(&["--json", "device", "remove", ids.next().unwrap()]);
         assert!(status == 3 && said.contains("\"reload\":{") && said.contains(fault), "{key}: {said}");
         std::fs::remove_file(site.folder.join(file)).unwrap();
-        let (status, said) = site.daemon.command(&["device", "disable", "lamp-4"]);
+        let (status, said) = site.daemon.command(&["device", "disable", "lamp-7"]);
         assert!(status == 0 && !said.contains("but "), "{key}: {status} {said}");
     }
     site.daemon.stop();
