@@ -330,7 +330,8 @@ impl Clients {
 
     fn take_tls(&self, settings: &Settings, lists: Lists) {
         let before = self.material.borrow().clone().map(|(material, _)| material);
-        let stays = before.is_some();
+        // What no address was served with in between is out of use.
+        let stays = before.is_some() && self.common.acceptor.borrow().is_some();
         if settings.listen.is_empty() {
             // Connections stay, and are judged by new lists.
             if let Some(material) = before {
@@ -343,6 +344,9 @@ impl Clients {
         let Some(material) = &settings.tls else {
             if let Some(material) = before {
                 self.set_up((material, lists));
+            }
+            if !stays {
+                *self.common.acceptor.borrow_mut() = None;
             }
             *self.trouble.borrow_mut() = Some(if stays {
                 format!("MQTT: {UNUSABLE}; the previous ones stay in use")

@@ -249,6 +249,14 @@ impl Question {
                 }
             }
         }
+        if let Err(error) = std::fs::read_dir(&self.folder)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            let folder = self.folder.display();
+            page.lost.push(format!(
+                "{folder} cannot be read: {error}; what was counted before the last start is left out"
+            ));
+        }
         page.lost.extend(set_aside(&self.folder, self.oldest));
         take(self.current, true, self.device.as_deref());
         if let Some(id) = &self.device {

@@ -328,19 +328,24 @@ fn with_the_daemon_running_devices_are_restored_at_once_and_an_id_or_certificate
     place.run("device add door-7 --role sensor --psk").fine();
     let certificates = place.path("state/certificates/coap-files-0");
     fs::create_dir_all(&certificates).unwrap();
-    fs::write(certificates.join("state"), "tried 1\n").unwrap();
+    let note_attempt = |text: &str| {
+        ["state", "state.copy"].map(|name| fs::write(certificates.join(name), text).unwrap());
+    };
+    note_attempt("tried 1\n");
     let running = Running::start(&place);
     let backup = place.run("--json backup b.tar").json();
     assert!(backup["gateway"].is_string());
     // What the daemon notes of the same certificates is neither compared nor replaced.
-    fs::write(certificates.join("state"), "tried 2\n").unwrap();
+    note_attempt("tried 2\n");
     place.run("device remove door-7").fine();
     place.run("device add door-8 --role sensor --psk").fine();
     let said = place.run("--json restore b.tar").json();
     assert_eq!((&said["running"], &said["reloaded"]), (&true.into(), &true.into()), "{said}");
     let Ran { out, .. } = place.run("--json device list");
     assert!(out.contains("door-7") && !out.contains("door-8"), "{out}");
-    assert_eq!(fs::read_to_string(certificates.join("state")).unwrap(), "tried 2\n");
+    for name in ["state", "state.copy"] {
+        assert_eq!(fs::read_to_string(certificates.join(name)).unwrap(), "tried 2\n");
+    }
     // One whose certificate differs.
     let other = gateway("tb-zzzzzzzz");
     other.run("backup b.tar").fine();

@@ -301,7 +301,8 @@ fn is_held(name: &str) -> bool {
 /// What of that changes from day to day, while certificates and id stay: what was tried and when.
 fn is_of_the_day(name: &str) -> bool {
     let (folder, file) = name.rsplit_once('/').unwrap_or_default();
-    file == STATE && folder.starts_with("state/certificates/")
+    // And its copy.
+    file.split('.').next() == Some(STATE) && folder.starts_with("state/certificates/")
 }
 
 /// The running daemon, if it may stay running.

@@ -146,7 +146,11 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
     let runs = told.as_ref().is_ok_and(|told| told.reload.is_some());
     say_certificate(context, &loaded, &device, runs)?;
     if let (Some(login), Some(password)) = (&device.login, &password) {
-        password::say(context, &loaded.settings, &device, &login.username, password)?;
+        let is_served = !told.as_ref().is_ok_and(super::Told::lacks_mqtt);
+        match is_served {
+            true => password::say(context, &loaded.settings, &device, &login.username, password)?,
+            false => password::say_values(context, &login.username, password)?,
+        }
     }
     for key in &device.jwt_keys {
         let settings = &loaded.settings;

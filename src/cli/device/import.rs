@@ -31,6 +31,7 @@ use super::{add, password, tell, without_level};
 use crate::cli::args::{DeviceImportArguments, DeviceKeygenArguments, KeyKind, date};
 use crate::cli::error::CommandError;
 use crate::cli::input::text_of_or_stdin;
+use crate::cli::key::shell_word;
 use crate::cli::output::{patiently, plural};
 use crate::cli::{Context, hinted, note};
 use crate::clock::UnixTime;
@@ -144,6 +145,11 @@ fn refused(context: &Context, arguments: &DeviceImportArguments, faults: &[Fault
             usize::MAX => note(what),
             line => note(format_args!("{}:{line}: {what}", arguments.file.display())),
         }
+    }
+    if faults.len() > FAULTS_SHOWN {
+        let file = shell_word(&arguments.file.display().to_string());
+        let all = context.hint(&format!("--json device import {file}"));
+        note(format_args!("these are the first {FAULTS_SHOWN}; `{all}` names all"));
     }
     CommandError::Failed(text)
 }

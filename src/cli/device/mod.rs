@@ -86,6 +86,12 @@ impl Told {
         keys.flatten().filter_map(Value::as_str).collect()
     }
 
+    /// Whether an address for MQTT clients is not served, so that another program may answer there.
+    fn lacks_mqtt(&self) -> bool {
+        let addresses = self.reload.iter().filter_map(|answer| answer.get("mqtt")?.as_array());
+        addresses.flatten().next().is_some()
+    }
+
     /// The change as an object, with what else the reload took up, and what of it is not in force.
     fn with(&self, mut object: Value) -> Value {
         let also = self.also();
