@@ -669,11 +669,11 @@ fn days(step: Step) -> u64 {
 /// What is wrong with the files that another program renews.
 fn files_next(entry: &Entry) -> Option<String> {
     let why = entry.files.as_ref()?.problem()?;
-    let until = entry.keeper.with_renewal(|renewal| renewal.present()).map(|of| of.not_after.to_string());
-    Some(format!(
-        "{why}; the one before, until {}, stays in use; correct the files, they are looked at by themselves",
-        until.unwrap_or_default()
-    ))
+    let before = match entry.keeper.with_renewal(|renewal| renewal.present()) {
+        Some(of) => format!("the one before, until {}, stays in use", of.not_after),
+        None => "there is none before it".to_owned(),
+    };
+    Some(format!("{why}; {before}; correct the files, they are looked at by themselves"))
 }
 
 /// What a person has to know or to do next.
