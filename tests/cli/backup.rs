@@ -329,7 +329,9 @@ fn with_the_daemon_running_devices_are_restored_at_once_and_an_id_or_certificate
     let certificates = place.path("state/certificates/coap-files-0");
     fs::create_dir_all(&certificates).unwrap();
     let note_attempt = |text: &str| {
-        ["state", "state.copy"].map(|name| fs::write(certificates.join(name), text).unwrap());
+        for name in ["state", "state.copy"] {
+            fs::write(certificates.join(name), text).unwrap();
+        }
     };
     note_attempt("tried 1\n");
     let running = Running::start(&place);
