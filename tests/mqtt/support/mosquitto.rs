@@ -113,7 +113,9 @@ impl Mosquitto {
             if self.child.as_mut().unwrap().try_wait().unwrap().is_some() {
                 return false;
             }
-            if TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+            // On a port that it did not get, another program may answer.
+            if self.log().contains(" running")
+                && TcpStream::connect(("127.0.0.1", self.port)).is_ok()
                 && TcpStream::connect(("127.0.0.1", self.plain_port)).is_ok()
             {
                 return true;
