@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use super::kept_text::{KeptText, Shape};
 use crate::clock::{Moment, UnixTime};
+use crate::config::state::io::set_aside;
 use crate::control::protocol::{Code, DEVICES_MAX, Failure};
 use crate::control::snapshot::{DeviceUsage, UsageCounts, UsageDay, UsagePage};
-use crate::durable::atomic_file::{ASIDE, Condition};
+use crate::durable::atomic_file::{Condition, name_before};
 use crate::durable::folder::StateFolder as _;
 use crate::durable::io::{OnDisk, create_directory};
 use crate::gate::Gate;
@@ -249,15 +250,13 @@ impl Question {
                 }
             }
         }
-        if let Err(error) = std::fs::read_dir(&self.folder)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            let folder = self.folder.display();
-            page.lost.push(format!(
-                "{folder} cannot be read: {error}; what was counted before the last start is left out"
-            ));
+        match folder.names() {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => page.lost.push(format!(
+                "{} cannot be read: {error}; what was counted before the last start is left out",
+                self.folder.display()
+            )),
+            _ => page.lost.extend(lost(&self.folder, self.oldest)),
         }
-        page.lost.extend(set_aside(&self.folder, self.oldest));
         take(self.current, true, self.device.as_deref());
         if let Some(id) = &self.device {
             let of = all.remove(id.as_str()).or_else(|| is_known.then(DeviceUsage::default));
@@ -301,12 +300,9 @@ fn left_out(name: &str) -> String {
 }
 
 /// A sentence for each file of a period from this number on that was damaged and set aside.
-fn set_aside(folder: &Path, oldest: u64) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort_unstable();
+fn lost(folder: &Path, oldest: u64) -> Vec<String> {
     let sentence = |name: &String| {
-        let (whole, _) = name.split_once(ASIDE)?;
+        let whole = name_before(name)?;
         let (number, period) = whole.split_once('-')?;
         number.parse::<u64>().ok().filter(|number| *number >= oldest)?;
         let path = folder.join(name);
@@ -319,7 +315,7 @@ fn set_aside(folder: &Path, oldest: u64) -> Vec<String> {
         };
         Some(format!("{} was damaged, and is set aside under this name; {since}", path.display()))
     };
-    names.iter().filter_map(sentence).collect()
+    set_aside(folder).iter().filter_map(sentence).collect()
 }
 
 /// The files of periods, by their numbers.
@@ -525,6 +521,8 @@ mod tests {
         send(&mut pipeline, now);
         keeper.look(now, &moment, &pipeline.gate);
         assert_eq!(days(&keeper).len(), 1);
+        let lost = keeper.question(None, None).answer(true).expect("a page").lost;
+        assert!(lost.len() == 1 && lost[0].contains("before the last start is left out"), "{lost:?}");
         keeper.close(now, &moment, &pipeline.gate);
         assert!(folder.0.join(FOLDER).is_file());
     }

@@ -36,7 +36,7 @@ pub const ASIDE_MAX: u32 = 8;
 /// Beyond so many no free name is looked for.
 const ASIDE_TRIED: u32 = 100;
 /// Stands between a file's name and the number under which it was set aside.
-pub const ASIDE: &str = ".damaged-";
+const ASIDE: &str = ".damaged-";
 /// Between two attempts to read what the system does not hand over; one more attempt than there are
 /// pauses. Together longer than a disk takes that is reset.
 const PAUSES: [Duration; 4] = [
