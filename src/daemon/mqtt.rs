@@ -329,33 +329,24 @@ impl Clients {
     }
 
     fn take_tls(&self, settings: &Settings, lists: Lists) {
-        let before = self.material.borrow().clone().map(|(material, _)| material);
-        // What no address was served with in between is out of use.
-        let stays = before.is_some() && self.common.acceptor.borrow().is_some();
-        if settings.listen.is_empty() {
-            // Connections stay, and are judged by new lists.
-            if let Some(material) = before {
-                self.set_up((material, lists));
-            }
-            *self.common.acceptor.borrow_mut() = None;
-            *self.trouble.borrow_mut() = None;
-            return;
+        let is_wanted = !settings.listen.is_empty();
+        if let Some(material) = settings.tls.as_ref().filter(|_| is_wanted) {
+            return self.set_up((material.clone(), lists));
         }
-        let Some(material) = &settings.tls else {
-            if let Some(material) = before {
-                self.set_up((material, lists));
-            }
-            if !stays {
-                *self.common.acceptor.borrow_mut() = None;
-            }
-            *self.trouble.borrow_mut() = Some(if stays {
-                format!("MQTT: {UNUSABLE}; the previous ones stay in use")
-            } else {
-                format!("MQTT: no TLS client can connect: {UNUSABLE}")
-            });
-            return;
-        };
-        self.set_up((material.clone(), lists));
+        // What no address was served with in between is out of use.
+        let stays = is_wanted && self.common.acceptor.borrow().is_some();
+        // Connections stay, and are judged by new lists.
+        let before = self.material.borrow().clone();
+        if let Some((material, _)) = before {
+            self.set_up((material, lists));
+        }
+        if !stays {
+            *self.common.acceptor.borrow_mut() = None;
+        }
+        *self.trouble.borrow_mut() = is_wanted.then(|| match stays {
+            true => format!("MQTT: {UNUSABLE}; the previous ones stay in use"),
+            false => format!("MQTT: no TLS client can connect: {UNUSABLE}"),
+        });
     }
 
     fn set_up(&self, new: TlsParts) {
