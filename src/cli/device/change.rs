@@ -24,8 +24,20 @@ use crate::control::protocol::{Code, Failure};
 use crate::gate::jwt::{JwtKey, KEYS_MAX};
 use crate::gate::settings::{Device, NextPsk, Psk, SharedDevice};
 
-/// Changes the device in its file, and makes the daemon take it up. Returns it as it is now.
+/// Changes the device in its file, and makes the daemon take it up. Returns it as it is now, and
+/// what keeps it from connecting all the same.
 pub(super) fn apply(
+    context: &Context,
+    loaded: &Loaded,
+    id: &str,
+    make: impl FnOnce(&mut Entry) -> Result<(), String>,
+) -> Result<(SharedDevice, Told), CommandError> {
+    let (device, told) = apply_only(context, loaded, id, make)?;
+    Ok((device, Told { stays_off: stays_off(context, id), ..told }))
+}
+
+/// The same without looking at what keeps it from connecting.
+fn apply_only(
     context: &Context,
     loaded: &Loaded,
     id: &str,
@@ -41,7 +53,7 @@ pub(super) fn apply(
     changed.map_err(|finding| CommandError::Failed(without_level(&finding)))?;
     let device = device.ok_or_else(|| CommandError::Failed(format!("{id} was not changed")))?;
     let told = if is_withdrawn { tell_withdrawn(context, id)? } else { tell(context)? };
-    Ok((device, Told { stays_off: stays_off(context, id), ..told }))
+    Ok((device, told))
 }
 
 /// `tombolo device enable`, `tombolo device disable`
@@ -56,13 +68,14 @@ pub(super) fn enable(context: &Context, id: &str, enabled: bool) -> Result<(), C
     if let Some(way_out) = not_of_registry(context, &loaded, id, enabled) {
         return Err(CommandError::Failed(way_out));
     }
-    let (_, mut told) = apply(context, &loaded, id, |entry| {
+    let make = |entry: &mut Entry| {
         entry.enabled = enabled;
         Ok(())
-    })?;
-    if !enabled {
-        told.stays_off = None;
-    }
+    };
+    let (_, told) = match enabled {
+        true => apply(context, &loaded, id, make)?,
+        false => apply_only(context, &loaded, id, make)?,
+    };
     if context.out.json {
         context.out.object(&told.with(json!({ "id": id, "enabled": enabled })))?;
         return told.finish(context);

@@ -236,8 +236,8 @@ pub fn change(
         let role = entry.device.role.clone();
         change(entry).map_err(|message| Box::new(Finding::fail(format!("device {id}"), message)))?;
         // It can be cut off while a fault disables its role.
-        let has_role = !entry.enabled && entry.device.role == role;
-        check_change(&entry.device, loaded, !has_role)
+        let with_role = entry.enabled || entry.device.role != role;
+        check_change(&entry.device, loaded, with_role)
     })
 }
 
