@@ -574,7 +574,7 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
     }
 }
 
-/// Whether the last answer was cut off by the closing of the line.
+/// Whether the line was closed right behind the begin of the last answer.
 fn is_cut(fault: Option<&Fault>) -> bool {
     fault.is_some_and(|fault| fault.cause() == Cause::Bad(Bad::Cut))
 }
@@ -594,7 +594,7 @@ fn why_not(standing: &poll::Standing, fault: Option<&Fault>) -> Option<String> {
         State::Degraded if standing.is_single => {
             "it answers a question only if one went before it; if it must be woken, set wake"
         }
-        State::Degraded | State::Down if is_cut(fault) => {
+        State::Degraded | State::Down if standing.failing == Some(poll::Failure::Closed) && is_cut(fault) => {
             return seen.map(|(why, advice)| format!("its answers are cut off: {why}; {advice}"));
         }
         State::Down if standing.failing == Some(poll::Failure::Closed) => {

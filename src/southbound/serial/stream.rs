@@ -186,7 +186,6 @@ impl Stream {
         self.hold(now, self.is_held);
     }
 
-    /// What is news of it is told at the next occasion.
     /// The port is closed next: what is whole counts.
     pub(super) fn closing(&mut self, now: Instant, stamp: Stamp, port: &Port, taker: &mut dyn Taker) {
         self.decode(now, stamp, port, taker, &[], |decoder, sink| {
@@ -195,6 +194,7 @@ impl Stream {
         });
     }
 
+    /// What is news of it is told at the next occasion.
     pub(super) fn closed(&mut self, now: Instant) {
         self.interrupt_write();
         self.decoder.cut(now);
