@@ -68,6 +68,42 @@ fn a_reload_with_files_of_the_upstream_that_cannot_be_used_is_done_in_part() {
 }
 
 #[test]
+fn a_pair_that_mqtt_clients_were_not_served_with_in_between_does_not_come_back() {
+    let site = Site::new("mqtt-pair", "");
+    site.pki.issue("mqtt", &["localhost"]);
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_tcp_port()));
+    let named = |key: &str| {
+        let text = format!(
+            "[mqtt]\nlisten = [\"{address}\"]\ncertificate-file = \"{}\"\nkey-file = \"{}\"\n",
+            site.folder.join("mqtt.pem").display(),
+            site.folder.join(key).display()
+        );
+        site.folder.write("conf.d/50-mqtt.toml", text);
+        site.daemon.command(&["reload"])
+    };
+    let is_served = || {
+        let mut client = std::process::Command::new("openssl");
+        client.args(["s_client", "-connect", &address.to_string()]).stdin(std::process::Stdio::null());
+        let said = client.output().expect("openssl is installed").stdout;
+        String::from_utf8_lossy(&said).contains("BEGIN CERTIFICATE")
+    };
+    let (status, text) = named("mqtt.key");
+    assert!(status == 0 && is_served(), "{text}");
+    // The last good pair stays in use while it is served.
+    let (status, text) = named("missing.key");
+    assert!(status == 3 && text.contains("missing.key does not exist") && is_served(), "{text}");
+    std::fs::remove_file(site.folder.join("conf.d/50-mqtt.toml")).unwrap();
+    let (status, text) = site.daemon.command(&["reload"]);
+    assert!(status == 0 && !is_served(), "{text}");
+    let (status, text) = named("missing.key");
+    assert!(status == 3 && !is_served(), "{text}");
+    let (_, text) = site.daemon.command(&["status"]);
+    assert!(text.contains("no TLS client can connect"), "{text}");
+    let (status, text) = named("mqtt.key");
+    assert!(status == 0 && is_served(), "{text}");
+}
+
+#[test]
 fn a_command_that_changes_a_device_says_what_else_its_reload_took_up() {
     let site = Site::new("also-changed", "");
     let run = |arguments: &[&str]| {
@@ -121,6 +157,17 @@ fn a_command_that_changes_a_device_says_what_of_the_files_is_not_in_force_as_rel
     let file = "conf.d/50-half.toml";
     for (text, key, fault) in &cases {
         site.folder.write(file, text);
+        if *key == "mqtt" {
+            // A command to try would give the password to the program that has the address.
+            let add = ["device", "add", "client", "--role", "sensor", "--password"];
+            let (status, said) = site.daemon.command(&add);
+            assert!(status == 3 && said.contains("password") && !said.contains("mosquitto_pub"), "{said}");
+            let (status, said) = site.daemon.command(&["device", "rekey", "client", "--password"]);
+            assert!(status == 3 && said.contains("password") && !said.contains("mosquitto_pub"), "{said}");
+            std::fs::remove_file(site.folder.join(file)).unwrap();
+            assert_eq!(site.daemon.command(&["reload"]).0, 0);
+            site.folder.write(file, text);
+        }
         let id = ids.next().unwrap();
         let (status, said) = site.daemon.command(&["device", "remove", id]);
         assert!(status == 3 && said.contains(fault), "{key}: {status} {said}");
